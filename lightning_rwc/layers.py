@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which parameters are tracked, and what each layer is called."""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pkgutil import resolve_name
+from typing import Any, NamedTuple, TypeAlias
+
+from torch.nn import Module, Parameter
+from torch.nn.parameter import is_lazy
+
+from lightning_rwc.functional import is_measurable
+
+# The order matters to LightningCLI: it saves what it takes for a function by import path, which a regular expression
+# has not. So a function comes from YAML as the string "package.module:function".
+LayerFilter: TypeAlias = str | Sequence[str] | Callable[[str, Parameter], bool] | None
+GroupBy: TypeAlias = int | str | Callable[[str], str] | None
+Layers: TypeAlias = dict[str, dict[str, Parameter]]
+
+_FUNCTION_NAME = re.compile(r"[\w.]+:[\w.]+")
+# Path components that wrappers insert: torch.compile, FSDP and activation checkpointing.
+_WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_NAMES_IN_ERROR = 20
+
+
+class LayerSelection:
+    r"""Finds the tracked parameters of a module and sorts them into layers.
+
+    By default a layer is one parameter of two or more dimensions: kernels and matrices are in, biases and norm
+    scales are out. It is named after its module, or after the parameter where a module tracks more than one.
+    Layers come in definition order. A tied parameter counts once, under its first name; a frozen one is tracked.
+    Names leave out what ``torch.compile``, ``torch.nn.utils.parametrize`` and ``torch.nn.utils.prune`` insert.
+
+    Args:
+        layers: which parameters are tracked, instead of the default rule: a regular expression searched for in
+            the parameter's name (``r"encoder.*\.weight$"``), several of them, or a function of name and parameter.
+        group_by: how parameters form layers: an int ``n`` for the modules ``n`` names deep, or a function from
+            parameter name to layer name. By default every tracked parameter is a layer. In YAML either function is
+            written ``package.module:function``.
+
+    Raises:
+        TypeError: if an argument is of the wrong type.
+        ValueError: if a regular expression is invalid, a named function is not found, or ``group_by`` is below 1.
+
+    Example:
+        >>> from torch import nn
+        >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3))
+        >>> {layer: list(parameters) for layer, parameters in LayerSelection().find(net).items()}
+        {'0': ['0.weight'], '2': ['2.weight']}
+
+    """
+
+    def __init__(self, layers: LayerFilter = None, group_by: GroupBy = None) -> None:
+        layers, group_by = _resolve("layers", layers), _resolve("group_by", group_by)
+        self._keep = layers if callable(layers) else None
+        self._patterns = None if layers is None or callable(layers) else _compile(layers)
+        self._chooses_by_shape = layers is None
+        if isinstance(group_by, bool) or not (group_by is None or isinstance(group_by, int) or callable(group_by)):
+            raise TypeError(
+                f"`group_by` must be None, an int, or a function from parameter name to layer name (as a string: "
+                f"'package.module:function'), but got {group_by!r}."
+            )
+        if isinstance(group_by, int) and group_by < 1:
+            raise ValueError(f"`group_by` must be at least 1 (modules one name deep), but got {group_by}.")
+        self._group_by = group_by
+
+    def find(self, module: Module) -> Layers:
+        """The tracked parameters of ``module``: layer name to parameter name to parameter, in definition order."""
+        tracked = [found for found in _named_parameters(module) if self._tracks(found)]
+        layers: Layers = {}
+        for layer, found in zip(self._layer_names(tracked), tracked, strict=True):
+            layers.setdefault(layer, {})[found.name] = found.parameter
+        return layers
+
+    def require(self, module: Module) -> Layers:
+        """As :meth:`find`, but a selection that cannot work is an error.
+
+        Raises:
+            ValueError: if nothing is tracked, a regular expression matches no parameter, or parameters are still
+                uninitialised. The message names the parameters that there are.
+            TypeError: if a ``group_by`` function returns anything but a string.
+
+        """
+        everything = list(_named_parameters(module))
+        if lazy := [found.name for found in everything if is_lazy(found.parameter)]:
+            raise ValueError(
+                f"Relative weight change needs initialised parameters, but these are still lazy: {_listing(lazy)}. "
+                "Send one batch through the model before training, or keep Lightning's sanity check on "
+                "(`Trainer(num_sanity_val_steps=2)` and a validation loop), which does so."
+            )
+        measurable = [found.name for found in everything if is_measurable(found.parameter)]
+        existing = f"The model has the floating-point parameters: {_listing(measurable)}."
+        for pattern in self._patterns or ():
+            if not any(pattern.search(name) for name in measurable):
+                raise ValueError(f"`layers` has the regular expression {pattern.pattern!r}, no match. {existing}")
+        layers = self.find(module)
+        if not layers:
+            rule = "has two or more dimensions" if self._chooses_by_shape else "is chosen by `layers`"
+            raise ValueError(f"There is no layer to track: no parameter {rule}. {existing} Choose some by `layers=`.")
+        return layers
+
+    def _tracks(self, found: "_Found") -> bool:
+        if is_lazy(found.parameter) or not is_measurable(found.parameter):
+            return False
+        if self._keep is not None:
+            return bool(self._keep(found.name, found.parameter))
+        if self._patterns is not None:
+            return any(pattern.search(found.name) for pattern in self._patterns)
+        return found.parameter.ndim >= 2
+
+    def _layer_names(self, tracked: Sequence["_Found"]) -> Iterator[str]:
+        siblings = Counter(found.module for found in tracked)
+        for found in tracked:
+            if callable(self._group_by):
+                name = self._group_by(found.name)
+                if not isinstance(name, str):
+                    raise TypeError(f"`group_by` must return a string, but gave {name!r} for {found.name!r}.")
+                yield name
+            elif not found.module:
+                yield found.name
+            elif self._group_by is not None:
+                yield ".".join(found.module.split(".")[: self._group_by])
+            else:
+                yield found.module if siblings[found.module] == 1 else found.name
+
+
+class _Found(NamedTuple):
+    module: str
+    name: str
+    parameter: Parameter
+
+
+def _named_parameters(module: Module) -> Iterator[_Found]:
+    masks = {name for name, _ in module.named_buffers() if name.endswith("_mask")}
+    raw = dict(module.named_parameters())
+    found = {name: _readable(name, parameter, masks) for name, parameter in raw.items()}
+    taken = Counter(readable.name for readable in found.values())
+    for name, readable in found.items():
+        unique = taken[readable.name] == 1
+        yield readable if unique else _Found(name.rpartition(".")[0], name, raw[name])
+
+
+def _readable(name: str, parameter: Parameter, masks: set[str]) -> _Found:
+    if name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in masks:
+        name = name.removesuffix("_orig")
+    path = [part for part in name.split(".") if part not in _WRAPPERS]
+    own = 1
+    if len(path) >= 3 and path[-3] == "parametrizations":
+        # conv.parametrizations.weight.original is conv's weight, seen through its parametrisation.
+        del path[-3]
+        path, own = (path[:-1], 1) if path[-1] == "original" else (path, 2)
+    return _Found(".".join(path[:-own]), ".".join(path), parameter)
+
+
+def _resolve(argument: str, value: Any) -> Any:
+    if not (isinstance(value, str) and _FUNCTION_NAME.fullmatch(value)):
+        return value
+    try:
+        function = resolve_name(value)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"`{argument}` names the function {value!r}, which cannot be imported: {error}.") from error
+    if not callable(function):
+        raise TypeError(f"`{argument}` must name a function, but {value!r} is {function!r}.")
+    return function
+
+
+def _compile(layers: str | Sequence[str]) -> list[re.Pattern[str]]:
+    patterns = [layers] if isinstance(layers, str) else layers
+    if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            f"`layers` must be None, a regular expression, a list of them, or a function of name and parameter, "
+            f"but got {layers!r}."
+        )
+    if not patterns:
+        raise ValueError("`layers` is an empty list, which tracks nothing: leave it out to track every matrix.")
+    return [_compile_one(pattern) for pattern in patterns]
+
+
+def _compile_one(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"`layers` has an invalid regular expression {pattern!r}: {error}.") from error
+
+
+def _listing(names: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, names[:_NAMES_IN_ERROR])) or "none"
+    more = len(names) - _NAMES_IN_ERROR
+    return f"{shown} and {more} more" if more > 0 else shown

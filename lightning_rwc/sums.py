@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Sums over all layers of a model, one pass over its weights, nothing copied to the host."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lightning_rwc.functional import Norm, change_sums
+
+# Temporaries of this many elements stay in a CPU's cache; a GPU wants fewer, larger launches.
+_CPU_CHUNK = 2**16
+_DEVICE_CHUNK = 2**24
+
+
+def layer_sums(
+    previous: Sequence[Sequence[Tensor]], current: Sequence[Sequence[Tensor]], norm: Norm, *, advance: bool
+) -> Tensor:
+    """Sum the change of every layer.
+
+    Args:
+        previous: for each layer the earlier states of its tensors.
+        current: for each layer the present states of its tensors, of the same shapes and on the same devices.
+        norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
+        advance: also overwrite ``previous`` with ``current``.
+
+    Returns:
+        A tensor of shape ``(3, layers)`` on the device of the first tensor, in the form of
+        :func:`~lightning_rwc.functional.change_sums`. A layer without tensors has sums of zero.
+
+    """
+    device = next((tensor.device for tensors in current for tensor in tensors), torch.device("cpu"))
+    columns = []
+    for before, after in zip(previous, current, strict=True):
+        pairs = zip(before, after, strict=True)
+        parts = [_tensor_sums(p, c, norm).to(device, non_blocking=True) for p, c in pairs]
+        columns.append(torch.stack(parts).sum(0) if parts else None)
+    if advance:
+        for before, after in zip(previous, current, strict=True):
+            for p, c in zip(before, after, strict=True):
+                p.copy_(c)
+    zero = next((torch.zeros_like(column) for column in columns if column is not None), torch.zeros(3))
+    return torch.stack([zero if column is None else column for column in columns], dim=1)
+
+
+def _tensor_sums(previous: Tensor, current: Tensor, norm: Norm) -> Tensor:
+    chunk = _CPU_CHUNK if current.device.type == "cpu" else _DEVICE_CHUNK
+    pairs = zip(previous.reshape(-1).split(chunk), current.reshape(-1).split(chunk), strict=True)
+    return torch.stack([change_sums(p, c, norm) for p, c in pairs]).sum(0)

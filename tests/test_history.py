@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+import math
+import struct
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from matplotlib.figure import Figure
+
+from lightning_rwc import RWCHistory
+
+SUFFIXES = [".csv", ".parquet", ".npz"]
+NAMES = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=20).map(str.strip).filter(bool)
+
+
+def bits(array):
+    return [struct.pack("<d", value) if not math.isnan(value) else "nan" for value in np.ravel(array)]
+
+
+@st.composite
+def histories(draw):
+    layers = draw(
+        st.lists(NAMES | st.sampled_from(["epoch", "step", "0", "a,b", 'a"b', "1e5"]), max_size=5, unique=True)
+    )
+    count = draw(st.integers(0, 5))
+    integers = st.lists(st.integers(0, 10**9), min_size=count, max_size=count)
+    return RWCHistory(layers, draw(integers), draw(integers), draw(hnp.arrays(np.float64, (count, len(layers)))))
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@given(history=histories())
+@settings(max_examples=60, deadline=None)
+def test_files_keep_every_bit(suffix, history, tmp_path_factory):
+    path = tmp_path_factory.mktemp("history") / "new folder" / f"rwc{suffix}"
+    history.save(path)
+    loaded = RWCHistory.load(path)
+    assert (loaded.layers, loaded.epochs, loaded.steps) == (history.layers, history.epochs, history.steps)
+    assert loaded.values.shape == history.values.shape
+    assert bits(loaded.values) == bits(history.values)
+
+
+def test_record_and_frame():
+    history = RWCHistory()
+    history.record(0, 9, {"conv": 0.5, "fc": math.inf})
+    history.record(1, 19, {"conv": 0.25, "adapter": 0.125})
+    assert history.layers == ["conv", "fc", "adapter"]
+    np.testing.assert_array_equal(history.values, [[0.5, math.inf, math.nan], [0.25, math.nan, 0.125]])
+    frame = history.to_frame()
+    assert frame.index.names == ["epoch", "step"]
+    assert frame.index.tolist() == [(0, 9), (1, 19)]
+    assert frame.columns.tolist() == history.layers
+    assert frame.loc[(1, 19), "adapter"] == 0.125
+    assert len(history) == 2
+    assert RWCHistory().to_frame().shape == (0, 0)
+
+
+def test_plots_are_figures_without_pyplot():
+    import matplotlib.pyplot as plt
+
+    history = RWCHistory(["conv", "fc"], [0, 1], [9, 19], [[0.5, 0.25], [0.25, 0.125]])
+    assert isinstance(history.plot_heatmap(), Figure)
+    assert isinstance(history.plot_curves(), Figure)
+    assert plt.get_fignums() == []
+
+
+def test_sizes_that_do_not_fit_are_refused():
+    with pytest.raises(ValueError, match=r"2 `layers`, 1 `epochs` and 1 `steps` do not fit `values` of shape \(1, 3\)"):
+        RWCHistory(["a", "b"], [0], [0], [[1, 2, 3]])
+    with pytest.raises(ValueError, match="2 `steps`"):
+        RWCHistory(["a"], [0], [0, 1], [[1]])
+
+
+def test_files_that_are_no_history_are_named(tmp_path):
+    with pytest.raises(ValueError, match=r"`path` must end in one of .csv, .parquet, .npz, but got 'rwc.txt'"):
+        RWCHistory().save("rwc.txt")
+    with pytest.raises(FileNotFoundError, match=r"There is no file .*none.csv"):
+        RWCHistory.load(tmp_path / "none.csv")
+    for suffix in SUFFIXES:
+        path = tmp_path / f"broken{suffix}"
+        path.write_bytes(b"\x00\x01 not a history")
+        with pytest.raises(ValueError, match=rf"broken{suffix} is not a history written by RWCHistory.save"):
+            RWCHistory.load(path)
+    foreign = tmp_path / "foreign.csv"
+    foreign.write_text("name,loss\nrun,0.5\n")
+    with pytest.raises(ValueError, match=r"first columns must be \['epoch', 'step'\], but are \['name', 'loss'\]"):
+        RWCHistory.load(foreign)
+    np.savez(tmp_path / "foreign.npz", weights=np.ones(3))
+    with pytest.raises(ValueError, match="layers is not a file in the archive"):
+        RWCHistory.load(tmp_path / "foreign.npz")
+    np.savez(tmp_path / "pickle.npz", layers=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle=False"):
+        RWCHistory.load(tmp_path / "pickle.npz")

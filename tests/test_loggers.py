@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every supported logger, offline, by reading back what it stored."""
+
+import csv
+import json
+import struct
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from PIL import Image
+
+from lightning_rwc import RWCCallback
+from lightning_rwc.loggers import LoggerOutput
+from tests.helpers import LAYERS, events, images, net, trainer
+
+TAGS = [*(f"rwc/{layer}" for layer in LAYERS), "rwc_summary/total", "rwc_summary/depth_correlation"]
+STEPS = [5, 11, 17]
+
+
+def fit(tmp_path, *loggers):
+    callback = RWCCallback()
+    trainer(callback, tmp_path=tmp_path, logger=list(loggers)).fit(net(), images())
+    return callback.history
+
+
+def check(history, read):
+    """``read`` maps each tag to {step: value}, as a logger has it."""
+    assert set(read) == set(TAGS)
+    for layer, curve in zip(history.layers, history.values.T, strict=True):
+        assert list(read[f"rwc/{layer}"]) == STEPS
+        np.testing.assert_allclose(list(read[f"rwc/{layer}"].values()), curve, rtol=1e-6)
+
+
+def is_picture(path):
+    with Image.open(path) as image:
+        return image.size[0] > 400 and len(image.convert("RGB").getcolors(10**6)) > 20
+
+
+def test_tensorboard(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    history = fit(tmp_path, logger)
+    log = events(logger.log_dir)
+    check(history, {tag: {e.step: e.value for e in log.Scalars(tag)} for tag in log.Tags()["scalars"] if "rwc" in tag})
+    for tag in ("rwc/heatmap", "rwc/curves"):
+        assert [event.step for event in log.Images(tag)] == STEPS
+        picture = tmp_path / "picture.png"
+        picture.write_bytes(log.Images(tag)[-1].encoded_image_string)
+        assert is_picture(picture)
+
+
+def test_csv(tmp_path):
+    logger = CSVLogger(tmp_path)
+    history = fit(tmp_path, logger)
+    with (Path(logger.log_dir) / "metrics.csv").open() as file:
+        rows = [row for row in csv.DictReader(file) if row["rwc/fc"]]
+    check(history, {tag: {int(row["step"]): float(row[tag]) for row in rows} for tag in TAGS})
+    assert is_picture(Path(logger.log_dir) / "rwc_heatmap.png")
+    assert is_picture(Path(logger.log_dir) / "rwc_curves.png")
+
+
+@pytest.mark.integration
+def test_wandb_offline(tmp_path):
+    logger = WandbLogger(save_dir=tmp_path, offline=True)
+    history = fit(tmp_path, logger)
+    run = Path(logger.experiment.dir).parent
+    logger.experiment.finish()
+    rows = list(_wandb_rows(run))
+    scalars = [row for row in rows if "rwc/fc" in row]
+    check(history, {tag: {row["trainer/global_step"]: row[tag] for row in scalars} for tag in TAGS})
+    for tag in ("rwc/heatmap", "rwc/curves"):
+        shown = {row["trainer/global_step"]: row[f"{tag}/filenames"] for row in rows if f"{tag}/filenames" in row}
+        assert list(shown) == STEPS
+        assert all(is_picture(run / "files" / name) for name in shown[STEPS[-1]])
+
+
+def _wandb_rows(run):
+    from wandb.proto import wandb_internal_pb2
+
+    for data in _level_db_records(next(run.glob("*.wandb")).read_bytes()):
+        record = wandb_internal_pb2.Record()
+        record.ParseFromString(data)
+        if record.WhichOneof("record_type") == "history":
+            yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+
+
+def _level_db_records(log):
+    # W&B stores its records in LevelDB's log format, after a header of its own of seven bytes.
+    position, record = 7, b""
+    while position + 7 <= len(log):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        length, kind = struct.unpack_from("<HB", log, position + 4)
+        record += log[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):  # a whole record, or the last part of one
+            yield record
+            record = b""
+
+
+@pytest.mark.integration
+def test_mlflow_local_store(tmp_path):
+    logger = MLFlowLogger(
+        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=(tmp_path / "artifacts").as_uri()
+    )
+    history = fit(tmp_path, logger)
+    client, run = logger.experiment, logger.run_id
+    check(history, {tag: {m.step: m.value for m in client.get_metric_history(run, tag)} for tag in TAGS})
+    pictures = sorted((tmp_path / "artifacts").rglob("*rwc*heatmap*step*.png"))
+    assert len(pictures) == 3
+    assert is_picture(pictures[-1])
+
+
+@pytest.mark.integration
+def test_comet_offline(tmp_path, monkeypatch):
+    # Lightning's `CometLogger(online=False)` disables the experiment; Comet's own setting stores it. The names of the
+    # arguments are those that old and new Lightning know.
+    monkeypatch.setenv("COMET_START_ONLINE", "0")
+    logger = CometLogger(project_name="rwc", save_dir=str(tmp_path), log_env_details=False, log_code=False)
+    experiment = logger.experiment
+    history = fit(tmp_path, logger)
+    experiment.end()
+    with zipfile.ZipFile(next(tmp_path.glob("*.zip"))) as archive:
+        messages = [json.loads(line) for line in archive.read("messages.json").splitlines()]
+        metrics = [m["payload"]["metric"] for m in messages if m["type"] == "metric_msg"]
+        read = {tag: {m["step"]: float(m["metricValue"]) for m in metrics if m["metricName"] == tag} for tag in TAGS}
+        check(history, read)
+        pictures = [m["payload"] for m in messages if m["type"] == "file_upload"]
+        shown = [p for p in pictures if p["additional_params"].get("figName") == "rwc/heatmap"]
+        assert [p["additional_params"]["step"] for p in shown] == STEPS
+        assert is_picture(archive.open(shown[-1]["file_path"]))
+
+
+def test_litlogger_gets_pictures_by_its_documented_call(monkeypatch):
+    litlogger = pytest.importorskip("litlogger", reason="litlogger needs Python 3.11")
+    stored = {}
+
+    class Series(list):
+        def append(self, value, step=None):
+            super().append((value, step))
+
+    class LitLogger:
+        experiment = SimpleNamespace(__getitem__=None)
+
+    class Experiment:
+        def __getitem__(self, key):
+            return stored.setdefault(key, Series())
+
+    LitLogger.experiment = Experiment()
+    image = np.zeros((4, 4, 3), dtype=np.uint8)
+    LoggerOutput().images([LitLogger()], {"rwc/heatmap": image}, step=7)
+    [(value, step)] = stored["rwc/heatmap"]
+    assert isinstance(value, litlogger.Image)
+    assert step == 7
+
+
+def test_mlflow_keys_hold_only_what_mlflow_takes():
+    calls = []
+
+    class MLFlowLogger:
+        run_id = "run"
+        experiment = SimpleNamespace(log_image=lambda run, image, key, step: calls.append((run, key, step)))
+
+    LoggerOutput().images([MLFlowLogger()], {"ünn<1>/heatmap": np.zeros((4, 4, 3), dtype=np.uint8)}, step=7)
+    assert calls == [("run", "_nn_1_/heatmap", 7)]
+
+
+class Foreign(Logger):
+    """A logger this package has never heard of."""
+
+    name, version = "foreign", 0
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append((step, metrics))
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+def test_an_unknown_logger_gets_scalars_and_one_message(tmp_path, caplog):
+    logger = Foreign()
+    with caplog.at_level("INFO"):
+        history = fit(tmp_path, logger)
+    rows = [(step, metrics) for step, metrics in logger.rows if "rwc/fc" in metrics]
+    check(history, {tag: {step: metrics[tag] for step, metrics in rows} for tag in TAGS})
+    told = [record for record in caplog.records if "Foreign gets relative weight changes as scalars" in record.message]
+    assert len(told) == 1
+
+
+def test_every_logger_of_a_trainer_is_served(tmp_path):
+    tensorboard, csv_logger, foreign = TensorBoardLogger(tmp_path), CSVLogger(tmp_path), Foreign()
+    fit(tmp_path, tensorboard, csv_logger, foreign)
+    assert len(events(tensorboard.log_dir).Scalars("rwc/fc")) == 3
+    assert (Path(csv_logger.log_dir) / "rwc_heatmap.png").exists()
+    assert sum("rwc/fc" in metrics for _, metrics in foreign.rows) == 3
+
+
+def test_fast_dev_run_says_nothing_of_images(tmp_path, caplog):
+    callback = RWCCallback()
+    with caplog.at_level("INFO"):
+        Trainer(callbacks=[callback], accelerator="cpu", fast_dev_run=True, default_root_dir=tmp_path, logger=True).fit(
+            net(), images()
+        )
+    assert len(callback.history) == 1
+    assert not any("relative weight" in record.message for record in caplog.records)
+
+
+@pytest.mark.integration
+def test_the_pytorch_lightning_namespace(tmp_path):
+    import pytorch_lightning as pl
+    import torch
+    from pytorch_lightning import loggers
+
+    class Model(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.fc1, self.fc2 = torch.nn.Linear(4, 4), torch.nn.Linear(4, 1)
+
+        def training_step(self, batch, batch_idx):
+            return self.fc2(self.fc1(batch)).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    tensorboard, csv_logger = loggers.TensorBoardLogger(tmp_path), loggers.CSVLogger(tmp_path)
+    callback = RWCCallback()
+    run = pl.Trainer(
+        callbacks=[callback],
+        logger=[tensorboard, csv_logger],
+        accelerator="cpu",
+        max_epochs=2,
+        enable_progress_bar=False,
+        enable_checkpointing=False,
+    )
+    run.fit(Model(), torch.utils.data.DataLoader(torch.ones(8, 4)))
+    log = events(tensorboard.log_dir)
+    assert [event.step for event in log.Scalars("rwc/fc2")] == [7, 15]
+    assert "rwc/heatmap" in log.Tags()["images"]
+    assert (Path(csv_logger.log_dir) / "rwc_heatmap.png").exists()
+    assert run.callback_metrics["rwc/fc1"].item() == pytest.approx(callback.history.values[-1, 0], rel=1e-6)
