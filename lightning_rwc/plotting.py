@@ -257,5 +257,5 @@ def _colour_bar(axes: Axes, norm: Normalize, label: str) -> Axes:
     assert isinstance(figure, Figure)
     box, width = axes.get_position(), figure.get_figwidth()
     bar = figure.add_axes((box.x1 + 0.15 / width, box.y0, 0.18 / width, box.height))
-    figure.colorbar(ScalarMappable(norm, _CMAP), cax=bar, label=label)
+    figure.colorbar(ScalarMappable(norm, _CMAP), cax=bar).set_label(label, fontsize=9)
     return bar
