@@ -2,15 +2,17 @@
 """The Lightning callback: when to measure, and where the numbers go."""
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
+from lightning_rwc.cadence import Cadence, check_count
 from lightning_rwc.functional import Norm, check_norm, depth_correlation
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
@@ -82,16 +84,9 @@ class RWCCallback(Callback):
         check_norm(norm)
         check_relative_to(relative_to)
         LayerSelection(layers, group_by)
-        _check_count("every_n_epochs", every_n_epochs)
-        if every_n_train_steps is not None:
-            _check_count("every_n_train_steps", every_n_train_steps)
-            if every_n_epochs != 1:
-                raise ValueError(
-                    f"`every_n_epochs={every_n_epochs}` and `every_n_train_steps={every_n_train_steps}` exclude each "
-                    "other: give one of them."
-                )
+        self._cadence = Cadence(every_n_epochs, every_n_train_steps)
         if not isinstance(heatmap, bool):
-            _check_count("heatmap", heatmap)
+            check_count("heatmap", heatmap)
         if not isinstance(prefix, str) or not prefix.strip():
             raise ValueError(f"`prefix` must be a string that is not blank, such as 'rwc', but got {prefix!r}.")
         self.norm: Norm = norm
@@ -104,45 +99,61 @@ class RWCCallback(Callback):
         self.prefix = prefix
         self.history = RWCHistory()
         self._metric: RelativeWeightChange | None = None
-        self._global_step = 0
+        self._loaded: dict[str, Any] | None = None
+        self._resuming = False
         self._drawn = 0
         self._told_non_finite = False
         self._output = LoggerOutput()
 
+    @property
+    @override
+    def state_key(self) -> str:
+        return f"RWCCallback[{self.prefix}]"
+
+    @override
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._loaded, self._resuming = None, False
+
+    @override
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # `trainer.validate(ckpt_path=...)` loads too; what it loads is nothing to the history of a fit.
+        self._resuming = trainer.state.fn == TrainerFn.FITTING
+
+    @override
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self._resuming:
+            self._loaded = state_dict
+            # Here and not at the start of training: that never comes if the checkpoint is of a finished run.
+            self.history = _history_of(state_dict)
+
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _refuse_sharded(trainer, pl_module)
+        _refuse_unverified(trainer)
+        self._refuse_shared_prefix(trainer)
         # Lazy parameters may still be initialised by the sanity check; `on_train_start` looks again.
         if not any(is_lazy(parameter) for parameter in pl_module.parameters()):
             LayerSelection(self.layers, self.group_by).require(pl_module)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._global_step = trainer.global_step
-        fresh = trainer.global_step == 0 and trainer.current_epoch == 0
-        if fresh:
-            self.history, self._drawn, self._told_non_finite = RWCHistory(), 0, False
-        if self._metric is None or fresh or trainer.ckpt_path is not None:
-            self._metric = RelativeWeightChange(
-                pl_module,
-                norm=self.norm,
-                relative_to=self.relative_to,
-                layers=self.layers,
-                group_by=self.group_by,
-            )
+        if self._resuming:
+            self._resume(trainer, pl_module)
+        elif self._metric is None or (trainer.global_step == 0 and trainer.current_epoch == 0):
+            self._start(trainer, pl_module)
+
+    @override
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        self._cadence.batch_started(trainer.current_epoch)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        # Several optimizers, or an accumulated gradient, let global_step jump over multiples or stand still on them.
-        n = self.every_n_train_steps
-        if n is not None and trainer.global_step // n > self._global_step // n:
-            self._global_step = trainer.global_step
-            self._measure(trainer, pl_module, _logged_step(trainer))
+        if self._cadence.batch_ended(trainer.global_step, _logged_step(trainer)):
+            self._measure(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self.every_n_train_steps is None and (trainer.current_epoch + 1) % self.every_n_epochs == 0:
-            self._measure(trainer, pl_module, max(_logged_step(trainer) - 1, 0))
+        if self._cadence.epoch_ended(trainer.current_epoch):
+            self._measure(trainer, pl_module)
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -152,13 +163,95 @@ class RWCCallback(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         self._draw(trainer)
 
-    def _measure(self, trainer: Trainer, pl_module: LightningModule, step: int) -> None:
-        assert self._metric is not None
+    @override
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A checkpoint of a finished run: training does not start again, but its last boundary may want measuring.
+        if self._resuming:
+            self._resume(trainer, pl_module)
+            self._draw(trainer)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "settings": self._settings,
+            "cadence": self._cadence.state_dict(),
+            "tracked": list(self._metric.layers) if self._metric is not None else [],
+            "layers": list(self.history.layers),
+            "epochs": list(self.history.epochs),
+            "steps": list(self.history.steps),
+            "values": torch.from_numpy(self.history.values),
+        }
+
+    @override
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        # The weights in the checkpoint are the snapshot, unless they have moved since the last measurement.
+        moved = self.relative_to == "initial" or self._cadence.measured_step != trainer.global_step
+        if self._metric is not None and moved:
+            checkpoint["callbacks"][self.state_key]["metric"] = self._metric.get_extra_state()
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        names = ("norm", "relative_to", "every_n_epochs", "every_n_train_steps")
+        return {name: getattr(self, name) for name in names}
+
+    def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.history, self._drawn, self._told_non_finite = RWCHistory(), 0, False
+        self._cadence.start(trainer.global_step)
+        self._metric = None
+        try:
+            self._metric = RelativeWeightChange(
+                pl_module,
+                norm=self.norm,
+                relative_to=self.relative_to,
+                layers=self.layers,
+                group_by=self.group_by,
+            )
+        except (MemoryError, RuntimeError) as error:
+            if "memory" not in f"{type(error).__name__} {error}".lower():
+                raise
+            size = LayerSelection(self.layers, self.group_by).nbytes(pl_module)
+            rank_zero_warn(
+                f"There is no memory for the snapshot of the weights, {size:,} bytes: {error}. Training goes on "
+                "without measurements of relative weight change; track fewer layers by `layers=` to have them."
+            )
+        # Measuring takes all ranks.
+        if not trainer.strategy.reduce_boolean_decision(self._metric is not None):
+            self._metric = None
+
+    def _resume(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        state, self._loaded, self._resuming = self._loaded, None, False
+        self._start(trainer, pl_module)
+        if state is None or state["settings"] != self._settings:
+            saved = "no state" if state is None else f"the settings {_differences(state['settings'], self._settings)}"
+            rank_zero_warn(
+                f"The checkpoint holds {saved} of {self.state_key}. Its history starts anew, and the first measurement "
+                "is relative to the weights of the checkpoint."
+            )
+            return
+        self.history = _history_of(state)
+        if self._metric is None:
+            return
+        if new := set(self._metric.layers).symmetric_difference(state["tracked"]):
+            rank_zero_warn(
+                f"The checkpoint and the model differ in layers of {self.state_key}: {sorted(new)}. Those that are new "
+                "are first measured relative to the weights of the checkpoint."
+            )
+        if "metric" in state:
+            self._metric.set_extra_state(state["metric"])
+        self._cadence.load_state_dict(state["cadence"])
+        if self._cadence.resumed(trainer.current_epoch, trainer.global_step, _logged_step(trainer)):
+            self._measure(trainer, pl_module)
+
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._metric is None:
+            return
+        epoch, step = self._cadence.epoch, self._cadence.step
         self._metric.update(pl_module)
         changes = self._metric.compute()
         *values, total = torch.stack([*changes.values(), self._metric.total]).tolist()  # the one copy to the host
         row = dict(zip(changes, values, strict=True))
-        self.history.record(trainer.current_epoch, step, row)
+        self.history.record(epoch, step, row)
+        self._cadence.measured()
         self._warn_if_non_finite(row, step)
 
         tags = Tags(self.prefix)
@@ -170,6 +263,11 @@ class RWCCallback(Callback):
         spacing = self.heatmap if self.heatmap is not True else max(self._drawn // 10, 1)
         if spacing and len(self.history) - self._drawn >= spacing:
             self._draw(trainer)
+
+    def _refuse_shared_prefix(self, trainer: Trainer) -> None:
+        others = [c for c in cast(Any, trainer).callbacks if isinstance(c, RWCCallback) and c is not self]
+        if any(other.prefix == self.prefix for other in others):
+            raise ValueError(f"Two RWCCallbacks have `prefix={self.prefix!r}`: give each a prefix of its own.")
 
     def _draw(self, trainer: Trainer) -> None:
         measured = len(self.history)
@@ -197,11 +295,8 @@ class RWCCallback(Callback):
             )
 
 
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"`{name}` must be an int, but got {value!r}.")
-    if value < 1:
-        raise ValueError(f"`{name}` must be at least 1, but got {value}.")
+def _history_of(state: dict[str, Any]) -> RWCHistory:
+    return RWCHistory(state["layers"], state["epochs"], state["steps"], state["values"].numpy())
 
 
 def _logged_step(trainer: Trainer) -> int:
@@ -210,10 +305,14 @@ def _logged_step(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
-def _refuse_sharded(trainer: Trainer, pl_module: LightningModule) -> None:
+def _refuse_unverified(trainer: Trainer) -> None:
     names = {base.__name__ for base in type(trainer.strategy).__mro__}
-    if names & _UNVERIFIED_STRATEGIES or any(hasattr(p, "to_local") for p in pl_module.parameters()):
+    if names & _UNVERIFIED_STRATEGIES:
         raise ValueError(
-            f"RWCCallback does not measure weights that {type(trainer.strategy).__name__} shards over ranks: each rank "
-            "would see a part of every layer. Remove the callback, or train with `strategy='ddp'` or a single device."
+            f"RWCCallback is not verified under {type(trainer.strategy).__name__}, where a rank sees a part of every "
+            "layer. Remove the callback, or train with `ModelParallelStrategy` (FSDP2), DDP or a single device."
         )
+
+
+def _differences(saved: dict[str, Any], present: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={saved.get(name)!r}" for name in present if saved.get(name) != present[name])

@@ -11,6 +11,7 @@ from torch.nn import Module, Parameter
 from torch.nn.parameter import is_lazy
 
 from lightning_rwc.functional import is_measurable
+from lightning_rwc.shards import local
 
 # The order matters to LightningCLI: it saves what it takes for a function by import path, which a regular expression
 # has not. So a function comes from YAML as the string "package.module:function".
@@ -72,6 +73,12 @@ class LayerSelection:
         for layer, found in zip(self._layer_names(tracked), tracked, strict=True):
             layers.setdefault(layer, {})[found.name] = found.parameter
         return layers
+
+    def nbytes(self, module: Module) -> int:
+        """The bytes that the tracked parameters of ``module`` take on this rank."""
+        return sum(
+            local(parameter).nbytes for parameters in self.find(module).values() for parameter in parameters.values()
+        )
 
     def require(self, module: Module) -> Layers:
         """As :meth:`find`, but a selection that cannot work is an error.

@@ -11,6 +11,7 @@ from torchmetrics import Metric
 
 from lightning_rwc.functional import Norm, change_ratio, check_norm
 from lightning_rwc.layers import GroupBy, LayerFilter, Layers, LayerSelection
+from lightning_rwc.shards import add_over_ranks, gather, is_sharded, local, place_like, reshard, share
 from lightning_rwc.sums import layer_sums
 
 RelativeTo: TypeAlias = Literal["previous", "initial"]
@@ -31,8 +32,9 @@ class RelativeWeightChange(Metric):
     from it; ``compute()`` gives the latest measurement. Unlike most metrics this one does not accumulate: an
     ``update`` replaces the one before. ``reset()`` forgets the measurement and keeps the snapshot.
 
-    Under ``torch.distributed``, ``compute()`` is a collective like that of every torchmetrics metric: call it on all
-    ranks, or pass ``sync_on_compute=False``.
+    Where ranks hold shards of the weights (DTensors, as ``fully_shard`` and tensor parallelism make them), each rank
+    measures its own and ``compute()`` adds them up: one small collective, to be called on all ranks. Where every
+    rank has all weights, as in DDP, there is none. ``state_dict()`` holds the snapshot; with shards it is a collective.
 
     Args:
         module: the module to be measured. It is not kept, and may be wrapped or compiled later.
@@ -80,17 +82,20 @@ class RelativeWeightChange(Metric):
         group_by: GroupBy = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(**{"dist_sync_fn": self._add_shards} | kwargs)
         check_norm(norm)
         check_relative_to(relative_to)
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
         self._selection = LayerSelection(layers, group_by)
+        reshard(module)
         found = self._selection.require(module)
         self.layers = list(found)
         self._snapshot: dict[str, Tensor] = {}
         self._add_baselines(found)
+        self._has_shards = False
         self._elements: dict[str, int] = {}
+        self._kept = torch.zeros(0)
         self.total = torch.tensor(math.nan)
         self.add_state("sums", default=torch.zeros(3, len(self.layers)), dist_reduce_fx="sum")
 
@@ -101,6 +106,7 @@ class RelativeWeightChange(Metric):
             module: the module of construction, or one with the same parameter names.
 
         """
+        reshard(module)
         found = self._selection.find(module)
         self.layers += [layer for layer in found if layer not in self.layers]
         pairs = [self._pairs(found.get(layer, {})) for layer in self.layers]
@@ -109,11 +115,13 @@ class RelativeWeightChange(Metric):
             for layer, tensors in zip(self.layers, pairs, strict=True)
             if tensors
         }
+        self._has_shards = any(is_sharded(current) for tensors in pairs for _, current in tensors)
         self.sums = layer_sums(
-            [[previous for previous, _ in tensors] for tensors in pairs],
-            [[current for _, current in tensors] for tensors in pairs],
+            [[local(previous) for previous, _ in tensors] for tensors in pairs],
+            [[local(current) for _, current in tensors] for tensors in pairs],
             self.norm,
             advance=self.relative_to == "previous",
+            shares=[[share(current) for _, current in tensors] for tensors in pairs] if self._has_shards else None,
         )
         self._add_baselines(found)
 
@@ -126,16 +134,17 @@ class RelativeWeightChange(Metric):
         """
         if self._elements:
             self.total = change_ratio(self.sums.sum(1), self.norm)
+        self._kept = self.sums[1]
         ratios = zip(self.layers, change_ratio(self.sums, self.norm).unbind(), strict=False)
         return {layer: ratio for layer, ratio in ratios if layer in self._elements}
 
     @property
     def left_out(self) -> dict[str, int]:
         """With ``norm="elementwise"``, how many elements of each layer were exactly zero and left out."""
-        kept = zip(self.layers, self.sums[1].tolist(), strict=False)
+        kept = zip(self.layers, self._kept.tolist(), strict=False)
         if self.norm != "elementwise":
             return dict.fromkeys(self._elements, 0)
-        return {layer: self._elements[layer] - int(count) for layer, count in kept if layer in self._elements}
+        return {layer: self._elements[layer] - round(count) for layer, count in kept if layer in self._elements}
 
     def reset(self) -> None:
         """Forget the measurement; the snapshot stays, so that the next ``update`` measures from the last one."""
@@ -147,13 +156,28 @@ class RelativeWeightChange(Metric):
         self.update(module)
         return self.compute()
 
+    def get_extra_state(self) -> dict[str, Any]:
+        """What ``state_dict()`` stores: the snapshot, as whole tensors on the CPU, and the order of the layers."""
+        return {"layers": list(self.layers), "snapshot": {name: gather(t) for name, t in self._snapshot.items()}}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Go on from the snapshot that :meth:`get_extra_state` gave; what it lacks keeps its own."""
+        self.layers = [*state["layers"], *(layer for layer in self.layers if layer not in state["layers"])]
+        for name, whole in state["snapshot"].items():
+            present = self._snapshot.get(name)
+            if present is not None and present.shape == whole.shape:
+                local(present).copy_(local(place_like(whole, present)))
+
+    def _add_shards(self, sums: Tensor, group: Any = None) -> list[Tensor]:
+        return [add_over_ranks(sums) if self._has_shards else sums]
+
     def _pairs(self, parameters: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
         pairs = []
         for name, parameter in parameters.items():
             previous = self._snapshot.get(name)
             if previous is not None and previous.shape == parameter.shape:
-                if previous.device != parameter.device:
-                    previous = self._snapshot[name] = previous.to(parameter.device)
+                if previous.device != parameter.device or is_sharded(previous) != is_sharded(parameter):
+                    previous = self._snapshot[name] = place_like(previous, parameter)
                 pairs.append((previous, parameter.detach()))
         return pairs
 

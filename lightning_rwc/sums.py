@@ -14,7 +14,12 @@ _DEVICE_CHUNK = 2**24
 
 
 def layer_sums(
-    previous: Sequence[Sequence[Tensor]], current: Sequence[Sequence[Tensor]], norm: Norm, *, advance: bool
+    previous: Sequence[Sequence[Tensor]],
+    current: Sequence[Sequence[Tensor]],
+    norm: Norm,
+    *,
+    advance: bool,
+    shares: Sequence[Sequence[float]] | None = None,
 ) -> Tensor:
     """Sum the change of every layer.
 
@@ -22,7 +27,8 @@ def layer_sums(
         previous: for each layer the earlier states of its tensors.
         current: for each layer the present states of its tensors, of the same shapes and on the same devices.
         norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
-        advance: also overwrite ``previous`` with ``current``.
+        advance: also overwrite ``previous`` with ``current``, after all sums are taken.
+        shares: for each tensor a factor of its sums; by default 1.
 
     Returns:
         A tensor of shape ``(3, layers)`` on the device of the first tensor, in the form of
@@ -31,9 +37,11 @@ def layer_sums(
     """
     device = next((tensor.device for tensors in current for tensor in tensors), torch.device("cpu"))
     columns = []
-    for before, after in zip(previous, current, strict=True):
+    for layer, (before, after) in enumerate(zip(previous, current, strict=True)):
         pairs = zip(before, after, strict=True)
         parts = [_tensor_sums(p, c, norm).to(device, non_blocking=True) for p, c in pairs]
+        if shares is not None:
+            parts = [part * share for part, share in zip(parts, shares[layer], strict=True)]
         columns.append(torch.stack(parts).sum(0) if parts else None)
     if advance:
         for before, after in zip(previous, current, strict=True):

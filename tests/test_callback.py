@@ -353,14 +353,3 @@ def test_lazy_layers_initialised_by_the_sanity_check_are_measured(tmp_path):
     callback = RWCCallback()
     trainer(callback, tmp_path=tmp_path).fit(net(Lazy), images(), images())
     assert callback.history.layers == LAYERS
-
-
-def test_sharded_weights_are_refused_at_the_start_of_fit(tmp_path):
-    class Shard(nn.Parameter):
-        def to_local(self):
-            return self
-
-    module = net()
-    module.fc.weight = Shard(module.fc.weight.data)
-    with pytest.raises(ValueError, match="RWCCallback does not measure weights that SingleDeviceStrategy shards"):
-        trainer(RWCCallback(), tmp_path=tmp_path).fit(module, images())
