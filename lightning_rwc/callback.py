@@ -100,6 +100,7 @@ class RWCCallback(Callback):
         self.history = RWCHistory()
         self._metric: RelativeWeightChange | None = None
         self._loaded: dict[str, Any] | None = None
+        self._saved_keys: list[str] = []
         self._resuming = False
         self._drawn = 0
         self._told_non_finite = False
@@ -108,7 +109,9 @@ class RWCCallback(Callback):
     @property
     @override
     def state_key(self) -> str:
-        return f"RWCCallback[{self.prefix}]"
+        # What differs in any of these cannot go on from one another's history.
+        names = ("prefix", "norm", "relative_to", "every_n_epochs", "every_n_train_steps")
+        return f"RWCCallback[{', '.join(f'{name}={getattr(self, name)!r}' for name in names)}]"
 
     @override
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -118,6 +121,7 @@ class RWCCallback(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # `trainer.validate(ckpt_path=...)` loads too; what it loads is nothing to the history of a fit.
         self._resuming = trainer.state.fn == TrainerFn.FITTING
+        self._saved_keys = [key for key in checkpoint["callbacks"] if key.startswith("RWCCallback[")]
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -173,7 +177,6 @@ class RWCCallback(Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         return {
-            "settings": self._settings,
             "cadence": self._cadence.state_dict(),
             "tracked": list(self._metric.layers) if self._metric is not None else [],
             "layers": list(self.history.layers),
@@ -188,11 +191,6 @@ class RWCCallback(Callback):
         moved = self.relative_to == "initial" or self._cadence.measured_step != trainer.global_step
         if self._metric is not None and moved:
             checkpoint["callbacks"][self.state_key]["metric"] = self._metric.get_extra_state()
-
-    @property
-    def _settings(self) -> dict[str, Any]:
-        names = ("norm", "relative_to", "every_n_epochs", "every_n_train_steps")
-        return {name: getattr(self, name) for name in names}
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history, self._drawn, self._told_non_finite = RWCHistory(), 0, False
@@ -221,11 +219,10 @@ class RWCCallback(Callback):
     def _resume(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state, self._loaded, self._resuming = self._loaded, None, False
         self._start(trainer, pl_module)
-        if state is None or state["settings"] != self._settings:
-            saved = "no state" if state is None else f"the settings {_differences(state['settings'], self._settings)}"
+        if state is None:
             rank_zero_warn(
-                f"The checkpoint holds {saved} of {self.state_key}. Its history starts anew, and the first measurement "
-                "is relative to the weights of the checkpoint."
+                f"The checkpoint holds no state of {self.state_key}, but of {', '.join(self._saved_keys) or 'none'}. "
+                "The history starts anew, and its first measurement is relative to the weights of the checkpoint."
             )
             return
         self.history = _history_of(state)
@@ -312,7 +309,3 @@ def _refuse_unverified(trainer: Trainer) -> None:
             f"RWCCallback is not verified under {type(trainer.strategy).__name__}, where a rank sees a part of every "
             "layer. Remove the callback, or train with `ModelParallelStrategy` (FSDP2), DDP or a single device."
         )
-
-
-def _differences(saved: dict[str, Any], present: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={saved.get(name)!r}" for name in present if saved.get(name) != present[name])

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains on several processes and checks the history against NumPy; started by test_distributed.py, once a case."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import nn
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from torch.utils.data import DataLoader
+
+from lightning_rwc import RWCCallback
+from tests.helpers import expected_table
+from tests.oracle import numpy_rwc
+
+WEIGHTS = ["net.0", "net.2", "net.4", "net.5", "head"]
+
+
+class Model(LightningModule):
+    """Shapes that two ranks cannot share evenly: seven rows, five, and one, which leaves a rank with nothing."""
+
+    def __init__(self, case):
+        super().__init__()
+        torch.manual_seed(0)
+        self.case = case
+        self.net = nn.Sequential(
+            nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 4), nn.ReLU(), nn.Linear(4, 1), nn.Linear(1, 5)
+        )
+        self.head = nn.Linear(5, 3)
+
+    def configure_model(self):
+        if self.case == "fsdp":
+            mesh = self.device_mesh["data_parallel"]
+            for layer in (*self.net, self.net, self.head):
+                if list(layer.parameters()):
+                    fully_shard(layer, mesh=mesh)
+        elif self.case == "partly sharded":
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+        elif self.case == "hybrid":
+            mesh = dist.init_device_mesh("cpu", (2, 2), mesh_dim_names=("replicate", "shard"))
+            fully_shard(self.net, mesh=mesh)
+            fully_shard(self.head, mesh=mesh)
+        elif self.case == "2-D":
+            plan = {"net.2": ColwiseParallel(), "net.4": RowwiseParallel()}
+            parallelize_module(self, self.device_mesh["tensor_parallel"], plan)
+            fully_shard(self.net, mesh=self.device_mesh["data_parallel"])
+            fully_shard(self.head, mesh=self.device_mesh["data_parallel"])
+
+    def loss(self, batch):
+        return self.head(self.net(batch)).square().mean()
+
+    def training_step(self, batch, batch_idx):
+        return self.loss(batch)
+
+    def validation_step(self, batch, batch_idx):
+        self.loss(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.5)
+
+
+class Gather(Callback):
+    """Keeps the whole weights of all ranks, at the start and at the end of every epoch."""
+
+    def __init__(self):
+        self.states = []
+
+    def keep(self, module):
+        for child in module.modules():
+            if hasattr(child, "reshard"):
+                child.reshard()
+        state = {}
+        for name, parameter in module.named_parameters():
+            whole = parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+            state[name] = whole.detach().clone()
+        self.states.append(state)
+
+    def on_train_start(self, trainer, pl_module):
+        self.keep(pl_module)
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        self.keep(pl_module)
+
+
+class FailingOnOneRank(Logger):
+    """A logger that breaks on the one rank that logs."""
+
+    name, version = "failing", 0
+
+    def log_metrics(self, metrics, step=None):
+        if any(key.startswith("rwc") for key in metrics) and dist.get_rank() == 0:
+            raise OSError("disk full")
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+
+def strategy(case):
+    if case == "ddp":
+        return DDPStrategy(process_group_backend="gloo")
+    sizes = {"data_parallel_size": 2, "tensor_parallel_size": 2} if case == "2-D" else {}
+    return ModelParallelStrategy(process_group_backend="gloo", save_distributed_checkpoint=False, **sizes)
+
+
+def run(case, processes, folder, callbacks, ckpt=None, logger=False):
+    torch.manual_seed(0)
+    # Tensor parallelism adds up in another order than one process: in double precision that is not seen.
+    dtype = torch.float64 if case == "2-D" else torch.float32
+    batch = torch.randn(2, 6, dtype=dtype)
+    loader = DataLoader(batch.repeat(4, 1), batch_size=2)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=processes,
+        strategy=strategy(case) if processes > 1 else "auto",
+        max_epochs=3,
+        callbacks=callbacks,
+        logger=logger,
+        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+    trainer.fit(Model(case if processes > 1 else None).to(dtype), loader, loader, ckpt_path=ckpt)
+    assert trainer.world_size == processes
+    return trainer
+
+
+def check(callback, states, norm, relative_to):
+    np.testing.assert_allclose(
+        callback.history.values, expected_table(states, norm, relative_to, callback.history.layers), rtol=1e-6
+    )
+
+
+def main(case, processes, norm, relative_to, folder):
+    callback, gather = RWCCallback(norm=norm, relative_to=relative_to), Gather()
+    grouped = RWCCallback(
+        norm=norm, relative_to=relative_to, group_by="tests.distributed_program:halves", prefix="group"
+    )
+    trainer = run(
+        case, processes, folder, [callback, grouped, gather], logger=FailingOnOneRank() if processes > 1 else False
+    )
+    assert callback.history.layers == WEIGHTS
+    check(callback, gather.states, norm, relative_to)
+    bases = [gather.states[0]] * 3 if relative_to == "initial" else gather.states[:-1]
+    for row, before, after in zip(grouped.history.values, bases, gather.states[1:], strict=True):
+        for value, layer in zip(row, grouped.history.layers, strict=True):
+            names = [f"{name}.weight" for name in WEIGHTS if halves(name) == layer]
+            expected = numpy_rwc([before[name] for name in names], [after[name] for name in names], norm)
+            np.testing.assert_allclose(value, expected, rtol=1e-6)
+    if trainer.is_global_zero:
+        callback.history.save(folder / f"{processes}.npz")
+    if processes > 1:
+        resume(case, processes, norm, relative_to, folder, callback.history)
+
+
+def resume(case, processes, norm, relative_to, folder, whole):
+    saver = ModelCheckpoint(folder / "saved", every_n_train_steps=6, filename="{step}", save_top_k=-1)
+    run(case, processes, folder, [RWCCallback(norm=norm, relative_to=relative_to), saver])
+    callback = RWCCallback(norm=norm, relative_to=relative_to)
+    run(case, processes, folder, [callback], ckpt=folder / "saved" / "step=6.ckpt")
+    assert callback.history.epochs == whole.epochs
+    np.testing.assert_array_equal(callback.history.values, whole.values)
+
+
+def halves(name):
+    """A grouping that joins sharded and replicated parameters where a case has both."""
+    return "ends" if name.startswith(("net.0", "head")) else "middle"
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], Path(sys.argv[5]))

@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same number under every strategy that runs on CPUs: each case is a program of several processes."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lightning_rwc import RWCHistory
+
+ROOT = Path(__file__).parent.parent
+
+
+def run(case, processes, norm, relative_to, folder):
+    command = [sys.executable, "-m", "tests.distributed_program", case, str(processes), norm, relative_to, str(folder)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-5000:]
+    assert done.stderr.count("disk full") == (1 if processes > 1 else 0)
+    return RWCHistory.load(folder / f"{processes}.npz")
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("case", "processes", "norm", "relative_to"),
+    [
+        ("ddp", 2, "l1", "previous"),
+        ("ddp", 3, "l2", "initial"),
+        ("fsdp", 2, "l1", "previous"),
+        ("fsdp", 3, "elementwise", "initial"),
+        ("partly sharded", 2, "l2", "previous"),
+        ("2-D", 4, "l1", "previous"),
+        ("hybrid", 4, "elementwise", "previous"),
+    ],
+)
+def test_equals_numpy_and_one_process(case, processes, norm, relative_to, tmp_path):
+    several = run(case, processes, norm, relative_to, tmp_path)
+    one = run(case, 1, norm, relative_to, tmp_path)
+    assert several.layers == one.layers
+    np.testing.assert_allclose(several.values, one.values, rtol=1e-6)

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Beside other callbacks and unusual models: what is measured is what the training weights did."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import callbacks as pl_callbacks
+from lightning.pytorch.callbacks import (
+    BackboneFinetuning,
+    BatchSizeFinder,
+    Callback,
+    GradientAccumulationScheduler,
+    LearningRateFinder,
+    ModelPruning,
+    StochasticWeightAveraging,
+)
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_rwc import RWCCallback
+from tests.helpers import LAYERS, Net, Recorder, expected_table, images, net, trainer
+
+
+def measured(tmp_path, module, *others, loader=None, **kwargs):
+    """Train with the callback, a recorder of the weights, and ``others``; both tables."""
+    rwc, recorder = RWCCallback(), Recorder()
+    trainer(*others, rwc, recorder, tmp_path=tmp_path, **kwargs).fit(module, loader or images(), images())
+    expected = expected_table([recorder.start, *recorder.epochs], layers=rwc.history.layers)
+    np.testing.assert_allclose(rwc.history.values, expected, rtol=1e-12)
+    return rwc.history
+
+
+class Finetuned(Net):
+    """A backbone of one layer, as BackboneFinetuning wants it."""
+
+    @property
+    def backbone(self):
+        return self.conv1
+
+    def configure_optimizers(self):
+        return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
+
+
+def test_backbone_finetuning_shows_the_backbone_at_zero_and_then_moving(tmp_path):
+    thaw = BackboneFinetuning(unfreeze_backbone_at_epoch=2, backbone_initial_lr=0.01, verbose=False)
+    history = measured(tmp_path, net(Finetuned), thaw, max_epochs=4)
+    assert history.layers == LAYERS
+    assert (history.values[:2, 0] == 0).all()
+    assert (history.values[2:, 0] > 0).all()
+    assert (history.values[:, 2] > 0).all()
+
+
+def test_pruning_measures_the_weights_under_the_mask_under_their_old_name(tmp_path):
+    module, rwc = net(), RWCCallback()
+    states = []
+
+    class Keep(Callback):
+        def on_train_start(self, trainer, pl_module):
+            self.on_train_epoch_end(trainer, pl_module)
+
+        def on_train_epoch_end(self, trainer, pl_module):
+            weight = dict(pl_module.fc.named_parameters()).get("weight_orig", pl_module.fc.weight)
+            states.append({"fc.weight": weight.detach().clone()})
+
+    pruning = ModelPruning("l1_unstructured", parameters_to_prune=[(module.fc, "weight")], amount=0.25)
+    trainer(pruning, rwc, Keep(), tmp_path=tmp_path).fit(module, images())
+    assert rwc.history.layers == LAYERS
+    np.testing.assert_allclose(rwc.history.values[:, 2:], expected_table(states, layers=["fc"]), rtol=1e-12)
+
+
+def test_swa_measures_the_training_weights(tmp_path):
+    """With batch norm SWA runs an extra epoch at the end, which shows the jump to the averaged weights."""
+    swa = StochasticWeightAveraging(swa_lrs=0.1, swa_epoch_start=1, annealing_epochs=1)
+    averaged = measured(tmp_path, net(), swa, max_epochs=4)
+    plain = measured(tmp_path, net(), max_epochs=4)
+    np.testing.assert_array_equal(averaged.values[:4], plain.values)
+    assert len(averaged) == 5
+
+
+def test_ema_measures_the_training_weights(tmp_path):
+    if not hasattr(pl_callbacks, "EMAWeightAveraging"):
+        pytest.skip("this Lightning has no EMAWeightAveraging")
+    averaged = measured(tmp_path, net(), pl_callbacks.EMAWeightAveraging(decay=0.5))
+    np.testing.assert_array_equal(averaged.values, measured(tmp_path, net()).values)
+
+
+def test_gradient_accumulation_scheduler(tmp_path):
+    history = measured(tmp_path, net(), GradientAccumulationScheduler({1: 3}))
+    assert history.steps == [5, 7, 9]
+
+
+class Tunable(Net):
+    """A learning rate and a batch size that Lightning's finders may set."""
+
+    def __init__(self):
+        super().__init__()
+        self.lr, self.batch_size = 0.1, 2
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    def train_dataloader(self):
+        return DataLoader(images().dataset, batch_size=self.batch_size)
+
+    def val_dataloader(self):
+        return images()
+
+
+@pytest.mark.parametrize("rwc_first", [True, False])
+@pytest.mark.parametrize("finder", ["learning rate", "batch size"])
+def test_trial_runs_of_finders_leave_no_trace(finder, rwc_first, tmp_path):
+    found = (
+        LearningRateFinder(num_training_steps=8, update_attr=True)
+        if finder == "learning rate"
+        else BatchSizeFinder(max_trials=2, steps_per_trial=2)
+    )
+    rwc, recorder = RWCCallback(), Recorder()
+    order = (rwc, found) if rwc_first else (found, rwc)
+    trainer(*order, recorder, tmp_path=tmp_path).fit(net(Tunable))
+    assert rwc.history.epochs == [0, 1, 2]
+    expected = expected_table([recorder.start, *recorder.epochs])
+    np.testing.assert_allclose(rwc.history.values, expected, rtol=1e-12)
+
+
+class Change(Callback):
+    """Changes the module when an epoch begins."""
+
+    def __init__(self, epoch, change):
+        self.epoch, self.change = epoch, change
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch == self.epoch:
+            self.change(pl_module)
+
+
+def test_layers_added_and_removed_between_epochs(tmp_path):
+    rwc = RWCCallback()
+    grow = Change(1, lambda module: module.add_module("extra", nn.Linear(2, 2)))
+    shrink = Change(3, lambda module: delattr(module, "extra"))
+    trainer(grow, shrink, rwc, tmp_path=tmp_path, max_epochs=5).fit(net(), images())
+    assert rwc.history.layers == [*LAYERS, "extra"]
+    extra = rwc.history.values[:, 3]
+    np.testing.assert_array_equal(extra, [math.nan, math.nan, 0.0, math.nan, math.nan])
+    assert np.isfinite(rwc.history.values[:, :3]).all()
+
+
+def test_a_module_assigned_anew_is_measured_from_the_weights_of_old(tmp_path):
+    history = measured(tmp_path, net(), Change(1, lambda module: setattr(module, "fc", nn.Linear(64, 2))))
+    assert history.values[1, 2] > 0.5
+
+
+class LoRA(nn.Module):
+    """A frozen matrix and a low-rank update that starts at zero."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(size, size), requires_grad=False)
+        self.lora_A, self.lora_B = nn.Parameter(torch.randn(2, size)), nn.Parameter(torch.zeros(size, 2))
+
+    def forward(self, x):
+        return x @ (self.weight + self.lora_B @ self.lora_A).T
+
+
+class Adapted(Net):
+    """The network with an adapter."""
+
+    def __init__(self):
+        super().__init__()
+        self.adapter = LoRA(64)
+        self.conv1.requires_grad_(False)
+
+    def loss(self, batch):
+        hidden = self.block["conv2"](self.block["bn"](self.conv1(batch[0])).relu()).relu()
+        return self.fc(self.adapter(hidden.flatten(1))).square().mean()
+
+
+def test_adapters_that_start_at_zero(tmp_path):
+    rwc = RWCCallback()
+    trainer(rwc, tmp_path=tmp_path, max_epochs=2).fit(net(Adapted), images())
+    frame = rwc.history.to_frame()
+    assert frame["adapter.weight"].tolist() == [0, 0]
+    assert frame["adapter.lora_B"].iloc[0] == math.inf
+    assert 0 < frame["adapter.lora_B"].iloc[1] < math.inf
+
+
+class GAN(Net):
+    """A generator and a discriminator that take turns."""
+
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+        self.generator, self.discriminator = nn.Linear(8, 64), nn.Linear(64, 1)
+
+    def training_step(self, batch, batch_idx):
+        turns = zip(self.optimizers(), (1, -1), strict=True)
+        for optimizer, sign in turns:
+            self.toggle_optimizer(optimizer)
+            loss = sign * self.discriminator(self.generator(torch.ones(2, 8))).tanh().mean()
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+            self.untoggle_optimizer(optimizer)
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        halves = self.generator, self.discriminator
+        return [torch.optim.SGD(half.parameters(), lr=0.1) for half in halves]
+
+
+def test_a_gan(tmp_path):
+    history = measured(tmp_path, net(GAN))
+    frame = history.to_frame()
+    assert (frame[["generator", "discriminator"]] > 0).all(axis=None)
+    assert (frame["conv1"] == 0).all()
+
+
+class Tied(Net):
+    """A language model's head that shares its matrix with the embedding."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(11, 4, sparse=False)
+        self.out = nn.Linear(4, 11, bias=False)
+        self.out.weight = self.embedding.weight
+
+    def loss(self, batch):
+        return self.out(self.embedding(torch.arange(11))).square().mean()
+
+
+def test_tied_embeddings_count_once(tmp_path):
+    history = measured(tmp_path, net(Tied))
+    assert history.layers == [*LAYERS, "embedding"]
+    assert (history.values[:, 3] > 0).all()
+
+
+def test_two_callbacks_with_prefixes_of_their_own(tmp_path):
+    recorder = Recorder()
+    first, second = RWCCallback(), RWCCallback(norm="l2", relative_to="initial", prefix="moved")
+    run = trainer(first, second, recorder, tmp_path=tmp_path)
+    run.fit(net(), images())
+    states = [recorder.start, *recorder.epochs]
+    np.testing.assert_allclose(first.history.values, expected_table(states), rtol=1e-12)
+    np.testing.assert_allclose(second.history.values, expected_table(states, "l2", "initial"), rtol=1e-12)
+    assert {"rwc/fc", "moved/fc", "rwc_summary/total", "moved_summary/total"} <= set(run.callback_metrics)
+
+
+def test_two_callbacks_of_one_prefix_are_refused(tmp_path):
+    run = trainer(RWCCallback(), RWCCallback(norm="l2"), tmp_path=tmp_path)
+    with pytest.raises(ValueError, match="Two RWCCallbacks have `prefix='rwc'`: give each a prefix of its own"):
+        run.fit(net(), images())
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+def test_precisions(precision, tmp_path):
+    measured(tmp_path, net(), precision=precision)
+
+
+@pytest.mark.parametrize("change", ["channels_last", "compiled"])
+def test_memory_format_and_compilation(change, tmp_path):
+    module = net()
+    if change == "channels_last":
+        module = module.to(memory_format=torch.channels_last)
+    else:
+        module.block["conv2"] = torch.compile(module.block["conv2"], backend="eager")
+    rwc = RWCCallback()
+    trainer(rwc, tmp_path=tmp_path).fit(module, images())
+    plain = measured(tmp_path, net())
+    assert rwc.history.layers == LAYERS
+    np.testing.assert_allclose(rwc.history.values, plain.values, rtol=1e-5)
+
+
+class OnMeta(Net):
+    """A model whose weights come into being in configure_model."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(64, 2, device="meta")
+
+    def configure_model(self):
+        if self.fc.weight.is_meta:
+            torch.manual_seed(3)
+            self.fc = nn.Linear(64, 2)
+
+
+def test_models_on_meta_before_configure_model(tmp_path):
+    assert measured(tmp_path, net(OnMeta)).layers == LAYERS
