@@ -243,12 +243,15 @@ class RWCCallback(Callback):
         if self._metric is None:
             return
         epoch, step = self._cadence.epoch, self._cadence.step
-        self._metric.update(pl_module)
+        self._metric.update(pl_module, advance=False)
         changes = self._metric.compute()
         *values, total = torch.stack([*changes.values(), self._metric.total]).tolist()  # the one copy to the host
         row = dict(zip(changes, values, strict=True))
         self.history.record(epoch, step, row)
         self._cadence.measured()
+        # Last, so that an interrupt leaves either no row and the old snapshot, or a row and weights that need none.
+        if self.relative_to == "previous":
+            self._metric.advance(pl_module)
         self._warn_if_non_finite(row, step)
 
         tags = Tags(self.prefix)

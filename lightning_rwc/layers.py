@@ -116,25 +116,24 @@ class LayerSelection:
             return any(pattern.search(found.name) for pattern in self._patterns)
         return found.parameter.ndim >= 2
 
-    def _layer_names(self, tracked: Sequence["_Found"]) -> Iterator[str]:
+    def _layer_names(self, tracked: Sequence["_Found"]) -> list[str]:
+        if callable(self._group_by):
+            names = [self._group_by(found.name) for found in tracked]
+            if odd := [name for name in names if not isinstance(name, str)]:
+                raise TypeError(f"`group_by` must return a string, but gave {odd[0]!r}.")
+            return names
+        if self._group_by is not None:
+            return [".".join(found.module.split(".")[: self._group_by]) or found.name for found in tracked]
         siblings = Counter(found.module for found in tracked)
-        for found in tracked:
-            if callable(self._group_by):
-                name = self._group_by(found.name)
-                if not isinstance(name, str):
-                    raise TypeError(f"`group_by` must return a string, but gave {name!r} for {found.name!r}.")
-                yield name
-            elif not found.module:
-                yield found.name
-            elif self._group_by is not None:
-                yield ".".join(found.module.split(".")[: self._group_by])
-            else:
-                yield found.module if siblings[found.module] == 1 else found.name
+        names = [found.module if found.module and siblings[found.module] == 1 else found.name for found in tracked]
+        taken = Counter(names)
+        return [name if taken[name] == 1 else found.raw for name, found in zip(names, tracked, strict=True)]
 
 
 class _Found(NamedTuple):
     module: str
     name: str
+    raw: str
     parameter: Parameter
 
 
@@ -145,19 +144,19 @@ def _named_parameters(module: Module) -> Iterator[_Found]:
     taken = Counter(readable.name for readable in found.values())
     for name, readable in found.items():
         unique = taken[readable.name] == 1
-        yield readable if unique else _Found(name.rpartition(".")[0], name, raw[name])
+        yield readable if unique else _Found(name.rpartition(".")[0], name, name, raw[name])
 
 
 def _readable(name: str, parameter: Parameter, masks: set[str]) -> _Found:
-    if name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in masks:
-        name = name.removesuffix("_orig")
-    path = [part for part in name.split(".") if part not in _WRAPPERS]
+    pruned = name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in masks
+    *modules, last = name.split(".")
+    path = [*(module for module in modules if module not in _WRAPPERS), last.removesuffix("_orig") if pruned else last]
     own = 1
     if len(path) >= 3 and path[-3] == "parametrizations":
         # conv.parametrizations.weight.original is conv's weight, seen through its parametrisation.
         del path[-3]
         path, own = (path[:-1], 1) if path[-1] == "original" else (path, 2)
-    return _Found(".".join(path[:-own]), ".".join(path), parameter)
+    return _Found(".".join(path[:-own]), ".".join(path), name, parameter)
 
 
 def _resolve(argument: str, value: Any) -> Any:

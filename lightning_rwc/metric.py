@@ -99,11 +99,12 @@ class RelativeWeightChange(Metric):
         self.total = torch.tensor(math.nan)
         self.add_state("sums", default=torch.zeros(3, len(self.layers)), dist_reduce_fx="sum")
 
-    def update(self, module: Module) -> None:
+    def update(self, module: Module, advance: bool = True) -> None:
         """Measure ``module`` against the snapshot.
 
         Args:
             module: the module of construction, or one with the same parameter names.
+            advance: then call :meth:`advance`, unless ``relative_to="initial"``.
 
         """
         reshard(module)
@@ -120,10 +121,17 @@ class RelativeWeightChange(Metric):
             [[local(previous) for previous, _ in tensors] for tensors in pairs],
             [[local(current) for _, current in tensors] for tensors in pairs],
             self.norm,
-            advance=self.relative_to == "previous",
             shares=[[share(current) for _, current in tensors] for tensors in pairs] if self._has_shards else None,
         )
         self._add_baselines(found)
+        if advance and self.relative_to == "previous":
+            self.advance(module)
+
+    def advance(self, module: Module) -> None:
+        """Make the present weights of ``module`` the snapshot."""
+        for parameters in self._selection.find(module).values():
+            for previous, current in self._pairs(parameters):
+                local(previous).copy_(local(current))
 
     def compute(self) -> dict[str, Tensor]:
         """The latest measurement.

@@ -17,8 +17,6 @@ def layer_sums(
     previous: Sequence[Sequence[Tensor]],
     current: Sequence[Sequence[Tensor]],
     norm: Norm,
-    *,
-    advance: bool,
     shares: Sequence[Sequence[float]] | None = None,
 ) -> Tensor:
     """Sum the change of every layer.
@@ -27,7 +25,6 @@ def layer_sums(
         previous: for each layer the earlier states of its tensors.
         current: for each layer the present states of its tensors, of the same shapes and on the same devices.
         norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
-        advance: also overwrite ``previous`` with ``current``, after all sums are taken.
         shares: for each tensor a factor of its sums; by default 1.
 
     Returns:
@@ -43,10 +40,6 @@ def layer_sums(
         if shares is not None:
             parts = [part * share for part, share in zip(parts, shares[layer], strict=True)]
         columns.append(torch.stack(parts).sum(0) if parts else None)
-    if advance:
-        for before, after in zip(previous, current, strict=True):
-            for p, c in zip(before, after, strict=True):
-                p.copy_(c)
     zero = next((torch.zeros_like(column) for column in columns if column is not None), torch.zeros(3))
     return torch.stack([zero if column is None else column for column in columns], dim=1)
 
