@@ -32,6 +32,9 @@ class RWCCallback(Callback):
     ``trainer.callback_metrics``, so that EarlyStopping and ModelCheckpoint can monitor them. Loggers that can show
     pictures get a heatmap and a chart of all curves. The table itself is ``callback.history``.
 
+    Checkpoints hold the history, and the snapshot where the weights have moved since the last measurement: a resumed
+    run has the history of an uninterrupted one. Where ranks hold shards, each measures its own.
+
     An epoch cut short by ``max_steps`` or ``trainer.should_stop`` is measured like a whole one. Training is the same
     to the bit with and without the callback.
 
@@ -59,7 +62,8 @@ class RWCCallback(Callback):
     Raises:
         TypeError: at construction, if an argument is of the wrong type.
         ValueError: at construction, if an argument is out of range; at the start of fit, if the selection of layers
-            finds nothing, parameters are still uninitialised, or weights are sharded over ranks.
+            finds nothing, parameters are still uninitialised, the strategy is not verified (FSDP1, DeepSpeed), or
+            another RWCCallback has the same ``prefix``.
 
     Example:
         >>> from lightning.pytorch import Trainer

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch import seed_everything
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.strategies import FSDPStrategy
 from scipy.stats import spearmanr
 from torch import nn
 from torch.utils.data import DataLoader
@@ -347,6 +349,15 @@ def test_models_that_cannot_be_measured_are_refused_at_the_start_of_fit(tmp_path
         run.fit(net(), images())
     with pytest.raises(ValueError, match=r"still lazy: 'fc.weight', 'fc.bias'"):
         trainer(RWCCallback(), tmp_path=tmp_path).fit(net(Lazy), images())
+
+
+def test_strategies_that_have_not_been_verified_are_refused(tmp_path):
+    class DeepSpeedStrategy:
+        """Goes by its name: the real one cannot be made without the package."""
+
+    for strategy in (FSDPStrategy(), DeepSpeedStrategy()):
+        with pytest.raises(ValueError, match=f"RWCCallback is not verified under {type(strategy).__name__}"):
+            RWCCallback().on_fit_start(SimpleNamespace(strategy=strategy, callbacks=[]), net())
 
 
 def test_lazy_layers_initialised_by_the_sanity_check_are_measured(tmp_path):
