@@ -4,7 +4,7 @@ import re
 import sys
 from pathlib import Path
 
-import tomllib
+import tomllib  # Python 3.11
 
 project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
 lines = project["dependencies"] + [line for extra in project["optional-dependencies"].values() for line in extra]

@@ -32,6 +32,8 @@ class RWCCallback(Callback):
     ``trainer.callback_metrics``, so that EarlyStopping and ModelCheckpoint can monitor them. Loggers that can show
     pictures get a heatmap and a chart of all curves. The table itself is ``callback.history``.
 
+    The callback keeps one copy of the tracked weights, the snapshot, on the device of the model.
+
     Checkpoints hold the history, and the snapshot where the weights have moved since the last measurement: a resumed
     run has the history of an uninterrupted one. Where ranks hold shards, each measures its own.
 
@@ -103,6 +105,7 @@ class RWCCallback(Callback):
         self.prefix = prefix
         self.history = RWCHistory()
         self._metric: RelativeWeightChange | None = None
+        self._module_id: int | None = None
         self._loaded: dict[str, Any] | None = None
         self._saved_keys: list[str] = []
         self._resuming = False
@@ -146,7 +149,11 @@ class RWCCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._resuming:
             self._resume(trainer, pl_module)
-        elif self._metric is None or (trainer.global_step == 0 and trainer.current_epoch == 0):
+        elif (
+            self._metric is None
+            or self._module_id != id(pl_module)
+            or (trainer.global_step == 0 and trainer.current_epoch == 0)
+        ):
             self._start(trainer, pl_module)
 
     @override
@@ -179,6 +186,12 @@ class RWCCallback(Callback):
             self._draw(trainer)
 
     @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        # Lightning takes the model off the accelerator; a later fit brings both back.
+        if self._metric is not None:
+            self._metric.cpu()
+
+    @override
     def state_dict(self) -> dict[str, Any]:
         return {
             "cadence": self._cadence.state_dict(),
@@ -199,6 +212,7 @@ class RWCCallback(Callback):
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history, self._drawn, self._told_non_finite = RWCHistory(), 0, False
         self._cadence.start(trainer.global_step)
+        self._module_id = id(pl_module)
         self._metric = None
         try:
             self._metric = RelativeWeightChange(
@@ -261,7 +275,8 @@ class RWCCallback(Callback):
         tags = Tags(self.prefix)
         scalars = {tags.layer(layer): value for layer, value in row.items()}
         scalars |= {tags.total: total, tags.depth_correlation: depth_correlation(values)}
-        trainer.callback_metrics.update({tag: torch.tensor(value) for tag, value in scalars.items()})
+        tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
+        trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
         self._output.scalars(trainer.loggers, scalars, step)
 
         spacing = self.heatmap if self.heatmap is not True else max(self._drawn // 10, 1)
@@ -294,8 +309,8 @@ class RWCCallback(Callback):
         if layer is not None and not self._told_non_finite:
             self._told_non_finite = True
             rank_zero_warn(
-                f"Layer {layer!r} has a weight that is nan or infinite at step {step}. Its relative weight change is "
-                "nan from here on while that lasts; other layers stay right. This is said once a run."
+                f"Layer {layer!r} has a weight that is nan, infinite or too large to sum at step {step}. Its relative "
+                "weight change is nan while that lasts; other layers stay right. This is said once a run."
             )
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``lightning-rwc``."""
 
+import shlex
 import subprocess
 import sys
 from enum import Enum
@@ -36,7 +37,7 @@ def main() -> None:
 
 @app.command()
 def demo(
-    data: Annotated[DemoData, typer.Option(help="digits need no download")] = DemoData.DIGITS,
+    data: Annotated[DemoData, typer.Option(help="what to train on")] = DemoData.DIGITS,
     data_dir: Annotated[Path, typer.Option(help="where Fashion-MNIST's files are, or go")] = Path("data"),
     epochs: Annotated[int, typer.Option(min=1, help="epochs to train")] = 10,
     log_dir: Annotated[Path, typer.Option(help="where TensorBoard's runs are kept")] = Path("lightning_rwc_demo"),
@@ -57,7 +58,7 @@ def demo(
     console.print(f"validation accuracy {result.accuracy:.1%}\n", highlight=False)
     print("Files:")
     print(*(f"  {path}" for path in [*sorted(result.log_dir.glob("events.*")), *result.files]), sep="\n")
-    print(f"\nTo look at them in TensorBoard:\n  tensorboard --logdir {log_dir}")
+    print(f"\nTo look at them in TensorBoard:\n  tensorboard --logdir {shlex.quote(str(log_dir))}")
     if open_:
         subprocess.run([sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir)], check=False)
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor
 
@@ -95,7 +94,8 @@ def relative_weight_change(previous: Tensor, current: Tensor, norm: Norm = "l1")
     (float32 on devices that have no float64), whatever the dtype of the weights.
 
     - Nothing there and nothing moved (0/0): 0. Something moved from an all-zero layer (x/0): ``inf``.
-    - A weight that is ``nan`` or infinite, before or after: ``nan``.
+    - A weight that is ``nan`` or infinite, before or after: ``nan``; so too where a sum overflows. The squares of
+      ``"l2"`` hold weights from 1e-150 to 1e150 (1e-18 to 1e18 on devices without float64).
     - ``"elementwise"`` leaves elements whose previous value is exactly zero out of the mean.
     - An empty layer: 0.
 
@@ -151,10 +151,12 @@ def depth_correlation(values: Sequence[float]) -> float:
         0.8
 
     """
-    present = pd.Series(values, dtype=np.float64).dropna()
-    ranks = present.rank().to_numpy()
-    if len(ranks) < 2 or np.ptp(ranks) == 0:
+    present = np.array(values, dtype=np.float64)
+    present = present[~np.isnan(present)]
+    distinct, inverse, counts = np.unique(present, return_inverse=True, return_counts=True)
+    if len(distinct) < 2:
         return math.nan
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
     return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1])
 
 

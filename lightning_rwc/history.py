@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
+from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
@@ -179,6 +180,8 @@ def _write_npz(history: RWCHistory, path: Path) -> None:
 
 
 def _read_npz(path: Path) -> RWCHistory:
+    if not is_zipfile(path):
+        raise ValueError("it is not an npz archive")
     with np.load(path, allow_pickle=False) as arrays:
         return RWCHistory(arrays["layers"].tolist(), arrays["epochs"], arrays["steps"], arrays["values"])
 

@@ -5,9 +5,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pkgutil import resolve_name
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias, cast
 
-from torch.nn import Module, Parameter
+from torch.nn import DataParallel, Module, Parameter
+from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
 from lightning_rwc.functional import is_measurable
@@ -56,7 +57,6 @@ class LayerSelection:
         layers, group_by = _resolve("layers", layers), _resolve("group_by", group_by)
         self._keep = layers if callable(layers) else None
         self._patterns = None if layers is None or callable(layers) else _compile(layers)
-        self._chooses_by_shape = layers is None
         if isinstance(group_by, bool) or not (group_by is None or isinstance(group_by, int) or callable(group_by)):
             raise TypeError(
                 f"`group_by` must be None, an int, or a function from parameter name to layer name (as a string: "
@@ -90,7 +90,7 @@ class LayerSelection:
 
         """
         everything = list(_named_parameters(module))
-        if lazy := [found.name for found in everything if is_lazy(found.parameter)]:
+        if lazy := [found.name for found in everything if self._names(found) and is_lazy(found.parameter)]:
             raise ValueError(
                 f"Relative weight change needs initialised parameters, but these are still lazy: {_listing(lazy)}. "
                 "Send one batch through the model before training, or keep Lightning's sanity check on "
@@ -103,18 +103,20 @@ class LayerSelection:
                 raise ValueError(f"`layers` has the regular expression {pattern.pattern!r}, no match. {existing}")
         layers = self.find(module)
         if not layers:
-            rule = "has two or more dimensions" if self._chooses_by_shape else "is chosen by `layers`"
+            by_shape = self._patterns is None and self._keep is None
+            rule = "has two or more dimensions" if by_shape else "is chosen by `layers`"
             raise ValueError(f"There is no layer to track: no parameter {rule}. {existing} Choose some by `layers=`.")
         return layers
+
+    def _names(self, found: "_Found") -> bool:
+        return self._patterns is None or any(pattern.search(found.name) for pattern in self._patterns)
 
     def _tracks(self, found: "_Found") -> bool:
         if is_lazy(found.parameter) or not is_measurable(found.parameter):
             return False
         if self._keep is not None:
             return bool(self._keep(found.name, found.parameter))
-        if self._patterns is not None:
-            return any(pattern.search(found.name) for pattern in self._patterns)
-        return found.parameter.ndim >= 2
+        return self._names(found) and (self._patterns is not None or found.parameter.ndim >= 2)
 
     def _layer_names(self, tracked: Sequence["_Found"]) -> list[str]:
         if callable(self._group_by):
@@ -138,6 +140,7 @@ class _Found(NamedTuple):
 
 
 def _named_parameters(module: Module) -> Iterator[_Found]:
+    module = _unwrap(module)
     masks = {name for name, _ in module.named_buffers() if name.endswith("_mask")}
     raw = dict(module.named_parameters())
     found = {name: _readable(name, parameter, masks) for name, parameter in raw.items()}
@@ -145,6 +148,13 @@ def _named_parameters(module: Module) -> Iterator[_Found]:
     for name, readable in found.items():
         unique = taken[readable.name] == 1
         yield readable if unique else _Found(name.rpartition(".")[0], name, name, raw[name])
+
+
+def _unwrap(module: Module) -> Module:
+    # These stand in front of the user's module and put a component before every name.
+    while isinstance(module, DataParallel | DistributedDataParallel) or type(module).__name__ == "_FabricModule":
+        module = cast(Module, module.module)
+    return module
 
 
 def _readable(name: str, parameter: Parameter, masks: set[str]) -> _Found:

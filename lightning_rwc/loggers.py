@@ -4,9 +4,9 @@
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeAlias
 
+import fsspec
 import numpy as np
 import numpy.typing as npt
 from lightning.pytorch.loggers import Logger
@@ -73,10 +73,11 @@ def _tensorboard(logger: Any, tag: str, image: Image, step: int) -> None:
 
 
 def _csv(logger: Any, tag: str, image: Image, step: int) -> None:
-    # Each picture holds all measurements so far, so the newest replaces the one before.
-    folder = Path(logger.log_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    PILImage.fromarray(image).save(folder / f"{tag.replace('/', '_')}.png")
+    # Each picture holds all measurements so far, so the newest replaces the one before. The folder may be remote.
+    files, folder = fsspec.core.url_to_fs(logger.log_dir)
+    files.makedirs(folder, exist_ok=True)
+    with files.open(f"{folder}/{tag.replace('/', '_')}.png", "wb") as file:
+        PILImage.fromarray(image).save(file, format="PNG")
 
 
 def _wandb(logger: Any, tag: str, image: Image, step: int) -> None:

@@ -2,6 +2,7 @@
 """Relative weight change as a torchmetrics metric, for any training loop."""
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
@@ -96,7 +97,7 @@ class RelativeWeightChange(Metric):
         self._has_shards = False
         self._elements: dict[str, int] = {}
         self._kept = torch.zeros(0)
-        self.total = torch.tensor(math.nan)
+        self.total = torch.full((), math.nan, dtype=torch.float64, device="cpu")
         self.add_state("sums", default=torch.zeros(3, len(self.layers)), dist_reduce_fx="sum")
 
     def update(self, module: Module, advance: bool = True) -> None:
@@ -149,20 +150,27 @@ class RelativeWeightChange(Metric):
     @property
     def left_out(self) -> dict[str, int]:
         """With ``norm="elementwise"``, how many elements of each layer were exactly zero and left out."""
-        kept = zip(self.layers, self._kept.tolist(), strict=False)
         if self.norm != "elementwise":
             return dict.fromkeys(self._elements, 0)
+        kept = zip(self.layers, self._kept.tolist(), strict=False)
         return {layer: self._elements[layer] - round(count) for layer, count in kept if layer in self._elements}
 
     def reset(self) -> None:
         """Forget the measurement; the snapshot stays, so that the next ``update`` measures from the last one."""
         super().reset()
         self._elements = {}
+        self.total = torch.full_like(self.total, math.nan)
 
     def forward(self, module: Module) -> dict[str, Tensor]:
         """Call ``update(module)`` and return ``compute()``: nothing accumulates, so a step's value is the value."""
         self.update(module)
         return self.compute()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Module:
+        super()._apply(fn, *args, **kwargs)
+        # Shards stay on the devices of their mesh.
+        self._snapshot = {name: t if is_sharded(t) else fn(t) for name, t in self._snapshot.items()}
+        return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """What ``state_dict()`` stores: the snapshot, as whole tensors on the CPU, and the order of the layers."""
@@ -186,6 +194,10 @@ class RelativeWeightChange(Metric):
             if previous is not None and previous.shape == parameter.shape:
                 if previous.device != parameter.device or is_sharded(previous) != is_sharded(parameter):
                     previous = self._snapshot[name] = place_like(previous, parameter)
+                if previous.dtype != parameter.dtype:
+                    # A baseline narrower than the weights would be wrong by its rounding, for ever.
+                    wide = torch.promote_types(previous.dtype, parameter.dtype)
+                    previous = self._snapshot[name] = previous.to(wide)
                 pairs.append((previous, parameter.detach()))
         return pairs
 

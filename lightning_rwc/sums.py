@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sums over all layers of a model, one pass over its weights, nothing copied to the host."""
+"""Sums over all layers of a model, in chunks, nothing copied to the host."""
 
 from collections.abc import Sequence
 
@@ -28,20 +28,23 @@ def layer_sums(
         shares: for each tensor a factor of its sums; by default 1.
 
     Returns:
-        A tensor of shape ``(3, layers)`` on the device of the first tensor, in the form of
+        A tensor of shape ``(3, layers)``, on the CPU only if all tensors are, in the form of
         :func:`~lightning_rwc.functional.change_sums`. A layer without tensors has sums of zero.
 
     """
-    device = next((tensor.device for tensors in current for tensor in tensors), torch.device("cpu"))
-    columns = []
+    parts: dict[torch.device, dict[tuple[int, int], Tensor]] = {}
     for layer, (before, after) in enumerate(zip(previous, current, strict=True)):
-        pairs = zip(before, after, strict=True)
-        parts = [_tensor_sums(p, c, norm).to(device, non_blocking=True) for p, c in pairs]
-        if shares is not None:
-            parts = [part * share for part, share in zip(parts, shares[layer], strict=True)]
-        columns.append(torch.stack(parts).sum(0) if parts else None)
-    zero = next((torch.zeros_like(column) for column in columns if column is not None), torch.zeros(3))
-    return torch.stack([zero if column is None else column for column in columns], dim=1)
+        for index, (p, c) in enumerate(zip(before, after, strict=True)):
+            part = _tensor_sums(p, c, norm)
+            parts.setdefault(c.device, {})[layer, index] = part if shares is None else part * shares[layer][index]
+    device = next((device for device in parts if device.type != "cpu"), torch.device("cpu"))
+    # One small copy for each device beside the first.
+    rows: dict[tuple[int, int], Tensor] = {}
+    for there in parts.values():
+        rows |= zip(there, torch.stack(list(there.values())).to(device).unbind(), strict=True)
+    empty = next((torch.zeros_like(row) for row in rows.values()), torch.zeros(3))
+    layers = ([rows[layer, index] for index in range(len(tensors))] for layer, tensors in enumerate(current))
+    return torch.stack([torch.stack(tensors).sum(0) if tensors else empty for tensors in layers], dim=1)
 
 
 def _tensor_sums(previous: Tensor, current: Tensor, norm: Norm) -> Tensor:

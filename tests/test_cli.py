@@ -79,6 +79,21 @@ def test_fashion_mnist_from_gz_files(tmp_path, monkeypatch):
         assert dataset.tensors[1].tolist() == labels.tolist()
 
 
+@pytest.mark.integration
+def test_demo_on_fashion_mnist(tmp_path, monkeypatch):
+    rng = np.random.default_rng(0)
+    for part, count in (("train", 10_100), ("t10k", 50)):
+        files = {"images-idx3": rng.integers(0, 256, (count, 28, 28)), "labels-idx1": rng.integers(0, 10, count)}
+        for kind, array in files.items():
+            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(idx(array))
+    where = ["--data-dir", str(tmp_path), "--log-dir", str(tmp_path / "my log")]
+    result = invoke("demo", "--data", "fashion-mnist", "--epochs", "1", *where)
+    assert result.exit_code == 0, result.output
+    assert f"tensorboard --logdir '{tmp_path}/my log'" in result.output
+    history = RWCHistory.load(tmp_path / "my log/fashion-mnist/version_0/rwc_history.csv")
+    assert history.steps == [10_000 // 64]  # 157 batches of 64: the subset, not all
+
+
 def test_fashion_mnist_that_is_nowhere_is_explained(tmp_path, monkeypatch):
     from torchvision.datasets import FashionMNIST
 

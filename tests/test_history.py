@@ -82,6 +82,8 @@ def test_files_that_are_no_history_are_named(tmp_path):
         path.write_bytes(b"\x00\x01 not a history")
         with pytest.raises(ValueError, match=rf"broken{suffix} is not a history written by RWCHistory.save"):
             RWCHistory.load(path)
+    with pytest.raises(ValueError, match="it is not an npz archive"):
+        RWCHistory.load(tmp_path / "broken.npz")
     foreign = tmp_path / "foreign.csv"
     foreign.write_text("name,loss\nrun,0.5\n")
     with pytest.raises(ValueError, match=r"first columns must be \['epoch', 'step'\], but are \['name', 'loss'\]"):

@@ -130,7 +130,9 @@ def test_a_selection_of_nothing_names_what_exists():
 def test_uninitialised_parameters_are_refused():
     with pytest.raises(ValueError, match=r"still lazy: '0.weight', '0.bias'.*Send one batch"):
         LayerSelection().require(nn.Sequential(nn.LazyLinear(2)))
-    assert names(nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2))) == {"1": ["1.weight"]}
+    mixed = nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2))
+    assert names(mixed) == {"1": ["1.weight"]}
+    assert list(LayerSelection(layers="^1.weight").require(mixed)) == ["1"]
 
 
 @pytest.mark.parametrize(

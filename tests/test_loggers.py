@@ -5,35 +5,45 @@ import csv
 import json
 import struct
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
+import fsspec
 import numpy as np
 import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
+from scipy.stats import spearmanr
 
 from lightning_rwc import RWCCallback
 from lightning_rwc.loggers import LoggerOutput
-from tests.helpers import LAYERS, events, images, net, trainer
+from tests.helpers import LAYERS, Recorder, events, expected_table, images, net, trainer
+from tests.oracle import numpy_rwc
 
 TAGS = [*(f"rwc/{layer}" for layer in LAYERS), "rwc_summary/total", "rwc_summary/depth_correlation"]
 STEPS = [5, 11, 17]
 
 
 def fit(tmp_path, *loggers):
-    callback = RWCCallback()
-    trainer(callback, tmp_path=tmp_path, logger=list(loggers)).fit(net(), images())
-    return callback.history
+    """Train with ``loggers``; what each tag should hold, by NumPy."""
+    recorder = Recorder()
+    trainer(RWCCallback(), recorder, tmp_path=tmp_path, logger=list(loggers)).fit(net(), images())
+    states = [recorder.start, *recorder.epochs]
+    table = expected_table(states)
+    names = [f"{layer}.weight" for layer in LAYERS]
+    totals = [numpy_rwc([p[n] for n in names], [c[n] for n in names], "l1") for p, c in pairwise(states)]
+    rhos = [spearmanr(range(len(LAYERS)), row).statistic for row in table]
+    return dict(zip(TAGS, [*table.T, totals, rhos], strict=True))
 
 
-def check(history, read):
-    """``read`` maps each tag to {step: value}, as a logger has it."""
-    assert set(read) == set(TAGS)
-    for layer, curve in zip(history.layers, history.values.T, strict=True):
-        assert list(read[f"rwc/{layer}"]) == STEPS
-        np.testing.assert_allclose(list(read[f"rwc/{layer}"].values()), curve, rtol=1e-6)
+def check(expected, read):
+    """``read`` maps each of our tags that a logger has to {step: value}."""
+    assert set(read) == set(expected)
+    for tag, curve in expected.items():
+        assert list(read[tag]) == STEPS
+        np.testing.assert_allclose(list(read[tag].values()), curve, rtol=1e-6, atol=1e-9)
 
 
 def is_picture(path):
@@ -43,9 +53,9 @@ def is_picture(path):
 
 def test_tensorboard(tmp_path):
     logger = TensorBoardLogger(tmp_path)
-    history = fit(tmp_path, logger)
+    expected = fit(tmp_path, logger)
     log = events(logger.log_dir)
-    check(history, {tag: {e.step: e.value for e in log.Scalars(tag)} for tag in log.Tags()["scalars"] if "rwc" in tag})
+    check(expected, {tag: {e.step: e.value for e in log.Scalars(tag)} for tag in log.Tags()["scalars"] if "rwc" in tag})
     for tag in ("rwc/heatmap", "rwc/curves"):
         assert [event.step for event in log.Images(tag)] == STEPS
         picture = tmp_path / "picture.png"
@@ -55,10 +65,11 @@ def test_tensorboard(tmp_path):
 
 def test_csv(tmp_path):
     logger = CSVLogger(tmp_path)
-    history = fit(tmp_path, logger)
+    expected = fit(tmp_path, logger)
     with (Path(logger.log_dir) / "metrics.csv").open() as file:
         rows = [row for row in csv.DictReader(file) if row["rwc/fc"]]
-    check(history, {tag: {int(row["step"]): float(row[tag]) for row in rows} for tag in TAGS})
+    tags = [tag for tag in rows[0] if tag.startswith("rwc")]
+    check(expected, {tag: {int(row["step"]): float(row[tag]) for row in rows} for tag in tags})
     assert is_picture(Path(logger.log_dir) / "rwc_heatmap.png")
     assert is_picture(Path(logger.log_dir) / "rwc_curves.png")
 
@@ -66,12 +77,13 @@ def test_csv(tmp_path):
 @pytest.mark.integration
 def test_wandb_offline(tmp_path):
     logger = WandbLogger(save_dir=tmp_path, offline=True)
-    history = fit(tmp_path, logger)
+    expected = fit(tmp_path, logger)
     run = Path(logger.experiment.dir).parent
     logger.experiment.finish()
     rows = list(_wandb_rows(run))
     scalars = [row for row in rows if "rwc/fc" in row]
-    check(history, {tag: {row["trainer/global_step"]: row[tag] for row in scalars} for tag in TAGS})
+    tags = [tag for tag in scalars[0] if tag.startswith("rwc")]
+    check(expected, {tag: {row["trainer/global_step"]: row[tag] for row in scalars} for tag in tags})
     for tag in ("rwc/heatmap", "rwc/curves"):
         shown = {row["trainer/global_step"]: row[f"{tag}/filenames"] for row in rows if f"{tag}/filenames" in row}
         assert list(shown) == STEPS
@@ -105,13 +117,15 @@ def _level_db_records(log):
 
 
 @pytest.mark.integration
-def test_mlflow_local_store(tmp_path):
+def test_mlflow_local_store(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     logger = MLFlowLogger(
         tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=(tmp_path / "artifacts").as_uri()
     )
-    history = fit(tmp_path, logger)
+    expected = fit(tmp_path, logger)
     client, run = logger.experiment, logger.run_id
-    check(history, {tag: {m.step: m.value for m in client.get_metric_history(run, tag)} for tag in TAGS})
+    tags = [tag for tag in client.get_run(run).data.metrics if tag.startswith("rwc")]
+    check(expected, {tag: {m.step: m.value for m in client.get_metric_history(run, tag)} for tag in tags})
     pictures = sorted((tmp_path / "artifacts").rglob("*rwc*heatmap*step*.png"))
     assert len(pictures) == 3
     assert is_picture(pictures[-1])
@@ -124,40 +138,56 @@ def test_comet_offline(tmp_path, monkeypatch):
     monkeypatch.setenv("COMET_START_ONLINE", "0")
     logger = CometLogger(project_name="rwc", save_dir=str(tmp_path), log_env_details=False, log_code=False)
     experiment = logger.experiment
-    history = fit(tmp_path, logger)
+    expected = fit(tmp_path, logger)
     experiment.end()
     with zipfile.ZipFile(next(tmp_path.glob("*.zip"))) as archive:
         messages = [json.loads(line) for line in archive.read("messages.json").splitlines()]
         metrics = [m["payload"]["metric"] for m in messages if m["type"] == "metric_msg"]
-        read = {tag: {m["step"]: float(m["metricValue"]) for m in metrics if m["metricName"] == tag} for tag in TAGS}
-        check(history, read)
+        read = {}
+        for metric in metrics:
+            if metric["metricName"].startswith("rwc"):
+                read.setdefault(metric["metricName"], {})[metric["step"]] = float(metric["metricValue"])
+        check(expected, read)
         pictures = [m["payload"] for m in messages if m["type"] == "file_upload"]
         shown = [p for p in pictures if p["additional_params"].get("figName") == "rwc/heatmap"]
         assert [p["additional_params"]["step"] for p in shown] == STEPS
         assert is_picture(archive.open(shown[-1]["file_path"]))
 
 
-def test_litlogger_gets_pictures_by_its_documented_call(monkeypatch):
+def test_litlogger_gets_pictures_by_its_documented_call():
     litlogger = pytest.importorskip("litlogger", reason="litlogger needs Python 3.11")
-    stored = {}
+    from litlogger.series import Series
 
-    class Series(list):
-        def append(self, value, step=None):
-            super().append((value, step))
-
-    class LitLogger:
-        experiment = SimpleNamespace(__getitem__=None)
+    uploads = []
 
     class Experiment:
-        def __getitem__(self, key):
-            return stored.setdefault(key, Series())
+        """Stands where litlogger's service would; the series and the image are its own."""
 
-    LitLogger.experiment = Experiment()
-    image = np.zeros((4, 4, 3), dtype=np.uint8)
-    LoggerOutput().images([LitLogger()], {"rwc/heatmap": image}, step=7)
-    [(value, step)] = stored["rwc/heatmap"]
+        def __getitem__(self, key):
+            return Series(self, key)
+
+        def _register_key_type(self, key, kind):
+            assert kind == "file_series"
+
+        def _log_file_series_value(self, key, value, index, step):
+            uploads.append((key, value, step))
+
+    class LitLogger:
+        experiment = Experiment()
+
+    LoggerOutput().images([LitLogger()], {"rwc/heatmap": np.zeros((4, 4, 3), dtype=np.uint8)}, step=7)
+    [(key, value, step)] = uploads
+    assert (key, step) == ("rwc/heatmap", 7)
     assert isinstance(value, litlogger.Image)
-    assert step == 7
+
+
+def test_csv_in_a_remote_folder():
+    class CSVLogger:
+        log_dir = "memory://bucket/run"
+
+    LoggerOutput().images([CSVLogger()], {"rwc/heatmap": np.zeros((4, 4, 3), dtype=np.uint8)}, step=7)
+    with fsspec.open("memory://bucket/run/rwc_heatmap.png", "rb") as file, Image.open(file) as image:
+        assert image.size == (4, 4)
 
 
 def test_mlflow_keys_hold_only_what_mlflow_takes():
@@ -190,9 +220,9 @@ class Foreign(Logger):
 def test_an_unknown_logger_gets_scalars_and_one_message(tmp_path, caplog):
     logger = Foreign()
     with caplog.at_level("INFO"):
-        history = fit(tmp_path, logger)
+        expected = fit(tmp_path, logger)
     rows = [(step, metrics) for step, metrics in logger.rows if "rwc/fc" in metrics]
-    check(history, {tag: {step: metrics[tag] for step, metrics in rows} for tag in TAGS})
+    check(expected, {tag: {step: metrics[tag] for step, metrics in rows} for tag in rows[0][1]})
     told = [record for record in caplog.records if "Foreign gets relative weight changes as scalars" in record.message]
     assert len(told) == 1
 

@@ -1,13 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
+import gc
 import math
 import pickle
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from lightning.fabric import Fabric
 from torch import nn
+from torch._subclasses import FakeTensorMode
 
 from lightning_rwc import RelativeWeightChange
 from tests.oracle import numpy_rwc
@@ -120,9 +123,12 @@ def test_the_module_is_neither_kept_nor_changed():
     before = copy.deepcopy(model.state_dict())
     metric = RelativeWeightChange(model)
     metric(model)
-    assert list(metric.children()) == []
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
+    gone = weakref.ref(model)
+    del model
+    gc.collect()
+    assert gone() is None
 
 
 def test_layers_that_come_and_go():
@@ -157,6 +163,43 @@ def test_another_dtype_is_compared_in_common_precision():
     assert got == pytest.approx(expected(before, model.state_dict(), "l1"), rel=1e-12)
 
 
+def test_weights_made_wider_lose_nothing():
+    model = net().bfloat16()
+    metric = RelativeWeightChange(model)
+    model.float()
+    move(model, 1)
+    metric(model)
+    assert set(values(metric(model)).values()) == {0.0}
+
+
+def test_nothing_waits_for_the_device():
+    """A fake CUDA device raises where a value would have to come to the host."""
+    with FakeTensorMode(), torch.device("cuda"):
+        model = net()
+        for norm in NORMS:
+            metric = RelativeWeightChange(model, norm=norm)
+            metric.update(model)
+            result = metric.compute()
+            assert list(result) == ["0", "2", "4"]
+            assert {value.device.type for value in result.values()} == {"cuda"}
+            assert metric.total.device.type == "cuda"
+
+
+def test_without_float64_sums_are_float32(monkeypatch):
+    def narrow(tensor):
+        return tensor.to(torch.complex64 if tensor.is_complex() else torch.float32)
+
+    monkeypatch.setattr("lightning_rwc.functional._widen", narrow)
+    model = net()
+    for norm in NORMS:
+        metric = RelativeWeightChange(model, norm=norm)
+        before = copy.deepcopy(model.state_dict())
+        move(model, 1)
+        result = metric(model)
+        assert {value.dtype for value in result.values()} == {torch.float32}
+        assert values(result) == pytest.approx(expected(before, model.state_dict(), norm), rel=1e-5)
+
+
 def test_bad_arguments_are_named():
     with pytest.raises(ValueError, match=r"`norm` must be one of .* but got 'linf'"):
         RelativeWeightChange(net(), norm="linf")
@@ -171,11 +214,20 @@ def test_in_a_fabric_loop():
     model = net()
     metric = RelativeWeightChange(model)
     wrapped, optimizer = fabric.setup(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    of_wrapped = RelativeWeightChange(wrapped)
     before = copy.deepcopy(model.state_dict())
     for _ in range(3):
         optimizer.zero_grad()
         fabric.backward(wrapped(torch.ones(2, 1, 6, 6)).square().mean())
         optimizer.step()
-    got = values(metric(model))
+    got = values(metric(wrapped))
     assert got == pytest.approx(expected(before, model.state_dict(), "l1"), rel=1e-12)
     assert np.all(np.array(list(got.values())) > 0)
+    assert values(of_wrapped(wrapped)) == got
+
+
+def test_a_module_wrapped_later_keeps_its_names():
+    model = net()
+    metric = RelativeWeightChange(model)
+    move(model, 1)
+    assert list(metric(nn.DataParallel(torch.compile(model, backend="eager")))) == ["0", "2", "4"]
