@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Lightning callback: when to measure, and where the numbers go."""
 
-import math
 from typing import Any, cast
 
 import torch
@@ -12,13 +11,12 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
-from lightning_rwc.cadence import Cadence, check_count
-from lightning_rwc.functional import Norm, check_norm, depth_correlation
+from lightning_rwc.cadence import Cadence
+from lightning_rwc.functional import Norm, check_norm
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
-from lightning_rwc.loggers import LoggerOutput
 from lightning_rwc.metric import RelativeTo, RelativeWeightChange, check_relative_to
-from lightning_rwc.tags import Tags
+from lightning_rwc.report import Report
 
 _UNVERIFIED_STRATEGIES = {"FSDPStrategy", "DeepSpeedStrategy"}
 
@@ -91,10 +89,7 @@ class RWCCallback(Callback):
         check_relative_to(relative_to)
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
-        if not isinstance(heatmap, bool):
-            check_count("heatmap", heatmap)
-        if not isinstance(prefix, str) or not prefix.strip():
-            raise ValueError(f"`prefix` must be a string that is not blank, such as 'rwc', but got {prefix!r}.")
+        self._report = Report(prefix, heatmap)
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
         self.layers = layers
@@ -109,9 +104,6 @@ class RWCCallback(Callback):
         self._loaded: dict[str, Any] | None = None
         self._saved_keys: list[str] = []
         self._resuming = False
-        self._drawn = 0
-        self._told_non_finite = False
-        self._output = LoggerOutput()
 
     @property
     @override
@@ -128,7 +120,7 @@ class RWCCallback(Callback):
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # `trainer.validate(ckpt_path=...)` loads too; what it loads is nothing to the history of a fit.
         self._resuming = trainer.state.fn == TrainerFn.FITTING
-        self._saved_keys = [key for key in checkpoint["callbacks"] if key.startswith("RWCCallback[")]
+        self._saved_keys = [key for key in map(str, checkpoint["callbacks"]) if key.startswith("RWCCallback[")]
 
     @override
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -172,18 +164,18 @@ class RWCCallback(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._draw(trainer)
+        self._report.pictures(trainer, self.history)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._draw(trainer)
+        self._report.pictures(trainer, self.history)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A checkpoint of a finished run: training does not start again, but its last boundary may want measuring.
         if self._resuming:
             self._resume(trainer, pl_module)
-            self._draw(trainer)
+            self._report.pictures(trainer, self.history)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -210,7 +202,8 @@ class RWCCallback(Callback):
             checkpoint["callbacks"][self.state_key]["metric"] = self._metric.get_extra_state()
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.history, self._drawn, self._told_non_finite = RWCHistory(), 0, False
+        self.history = RWCHistory()
+        self._report.restart()
         self._cadence.start(trainer.global_step)
         self._module_id = id(pl_module)
         self._metric = None
@@ -270,48 +263,12 @@ class RWCCallback(Callback):
         # Last, so that an interrupt leaves either no row and the old snapshot, or a row and weights that need none.
         if self.relative_to == "previous":
             self._metric.advance(pl_module)
-        self._warn_if_non_finite(row, step)
-
-        tags = Tags(self.prefix)
-        scalars = {tags.layer(layer): value for layer, value in row.items()}
-        scalars |= {tags.total: total, tags.depth_correlation: depth_correlation(values)}
-        tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
-        trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
-        self._output.scalars(trainer.loggers, scalars, step)
-
-        spacing = self.heatmap if self.heatmap is not True else max(self._drawn // 10, 1)
-        if spacing and len(self.history) - self._drawn >= spacing:
-            self._draw(trainer)
+        self._report.measurement(trainer, self.history, row, total)
 
     def _refuse_shared_prefix(self, trainer: Trainer) -> None:
         others = [c for c in cast(Any, trainer).callbacks if isinstance(c, RWCCallback) and c is not self]
         if any(other.prefix == self.prefix for other in others):
             raise ValueError(f"Two RWCCallbacks have `prefix={self.prefix!r}`: give each a prefix of its own.")
-
-    def _draw(self, trainer: Trainer) -> None:
-        measured = len(self.history)
-        if not self.heatmap or self._drawn == measured or not trainer.is_global_zero:
-            return
-        loggers = self._output.showing_images(trainer.loggers)
-        if not loggers:
-            return
-        self._drawn = measured
-        with self._output.survive("drawing the pictures"):
-            from lightning_rwc.plotting import to_image
-
-            tags = Tags(self.prefix)
-            figures = {tags.heatmap: self.history.plot_heatmap(), tags.curves: self.history.plot_curves()}
-            images = {tag: to_image(figure) for tag, figure in figures.items()}
-            self._output.images(loggers, images, self.history.steps[-1])
-
-    def _warn_if_non_finite(self, row: dict[str, float], step: int) -> None:
-        layer = next((layer for layer, value in row.items() if math.isnan(value)), None)
-        if layer is not None and not self._told_non_finite:
-            self._told_non_finite = True
-            rank_zero_warn(
-                f"Layer {layer!r} has a weight that is nan, infinite or too large to sum at step {step}. Its relative "
-                "weight change is nan while that lasts; other layers stay right. This is said once a run."
-            )
 
 
 def _history_of(state: dict[str, Any]) -> RWCHistory:

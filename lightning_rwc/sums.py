@@ -8,9 +8,9 @@ from torch import Tensor
 
 from lightning_rwc.functional import Norm, change_sums
 
-# Temporaries of this many elements stay in a CPU's cache; a GPU wants fewer, larger launches.
+# Temporaries of this many elements stay in a CPU's cache; a GPU wants fewer, larger launches, but may be nearly full.
 _CPU_CHUNK = 2**16
-_DEVICE_CHUNK = 2**24
+_DEVICE_CHUNK = 2**21
 
 
 def layer_sums(

@@ -58,7 +58,9 @@ class Model(LightningModule):
         return self.head(self.net(batch)).square().mean()
 
     def training_step(self, batch, batch_idx):
-        return self.loss(batch)
+        loss = self.loss(batch)
+        self.log("loss", loss)
+        return loss
 
     def validation_step(self, batch, batch_idx):
         self.loss(batch)
@@ -159,6 +161,11 @@ def main(case, processes, norm, relative_to, folder):
     if trainer.is_global_zero:
         callback.history.save(folder / f"{processes}.npz")
     if processes > 1:
+        without = Gather()
+        plain = run(case, processes, folder, [without])
+        assert trainer.callback_metrics["loss"] == plain.callback_metrics["loss"]
+        for with_callback, alone in zip(gather.states, without.states, strict=True):
+            assert all(torch.equal(with_callback[name], weight) for name, weight in alone.items())
         resume(case, processes, norm, relative_to, folder, callback.history)
 
 

@@ -254,7 +254,7 @@ def test_two_callbacks_of_one_prefix_are_refused(tmp_path):
         run.fit(net(), images())
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed", "bf16-true", "64-true"])
 def test_precisions(precision, tmp_path):
     measured(tmp_path, net(), precision=precision)
 

@@ -1,0 +1,81 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a measurement is told to whom: scalars to loggers and monitors, pictures now and then."""
+
+import math
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_rwc.cadence import check_count
+from lightning_rwc.functional import depth_correlation
+from lightning_rwc.history import RWCHistory
+from lightning_rwc.loggers import LoggerOutput
+from lightning_rwc.tags import Tags
+
+
+class Report:
+    """Tells a Trainer's loggers, and whoever monitors its metrics, of each measurement.
+
+    Args:
+        prefix: what the tags start with.
+        heatmap: when pictures are drawn, see :class:`~lightning_rwc.RWCCallback`.
+
+    Raises:
+        TypeError: if ``heatmap`` is neither a bool nor an int.
+        ValueError: if ``heatmap`` is below 1, or ``prefix`` is blank.
+
+    """
+
+    def __init__(self, prefix: str, heatmap: bool | int) -> None:
+        if not isinstance(heatmap, bool):
+            check_count("heatmap", heatmap)
+        if not isinstance(prefix, str) or not prefix.strip():
+            raise ValueError(f"`prefix` must be a string that is not blank, such as 'rwc', but got {prefix!r}.")
+        self._tags = Tags(prefix)
+        self._heatmap = heatmap
+        self._output = LoggerOutput()
+        self.restart()
+
+    def restart(self) -> None:
+        """A new history begins."""
+        self._drawn = 0
+        self._told_non_finite = False
+
+    def measurement(self, trainer: Trainer, history: RWCHistory, row: dict[str, float], total: float) -> None:
+        """Tell of ``row``, the newest of ``history``, and of the ``total`` of the whole model."""
+        step = history.steps[-1]
+        self._warn_if_non_finite(row, step)
+        scalars = {self._tags.layer(layer): value for layer, value in row.items()}
+        scalars |= {self._tags.total: total, self._tags.depth_correlation: depth_correlation([*row.values()])}
+        tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
+        trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
+        self._output.scalars(trainer.loggers, scalars, step)
+
+        spacing = self._heatmap if self._heatmap is not True else max(self._drawn // 10, 1)
+        if spacing and len(history) - self._drawn >= spacing:
+            self.pictures(trainer, history)
+
+    def pictures(self, trainer: Trainer, history: RWCHistory) -> None:
+        """Show the pictures of ``history`` to the loggers that can show them, unless they have its newest row."""
+        if not self._heatmap or self._drawn == len(history) or not trainer.is_global_zero:
+            return
+        loggers = self._output.showing_images(trainer.loggers)
+        if not loggers:
+            return
+        self._drawn = len(history)
+        with self._output.survive("drawing the pictures"):
+            from lightning_rwc.plotting import to_image
+
+            figures = {self._tags.heatmap: history.plot_heatmap(), self._tags.curves: history.plot_curves()}
+            images = {tag: to_image(figure) for tag, figure in figures.items()}
+            self._output.images(loggers, images, history.steps[-1])
+
+    def _warn_if_non_finite(self, row: dict[str, float], step: int) -> None:
+        layer = next((layer for layer, value in row.items() if math.isnan(value)), None)
+        if layer is not None and not self._told_non_finite:
+            self._told_non_finite = True
+            rank_zero_warn(
+                f"Layer {layer!r} has a weight that is nan, infinite or too large to sum at step {step}. Its relative "
+                "weight change is nan while that lasts; other layers stay right. This is said once a run."
+            )
