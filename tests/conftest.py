@@ -5,3 +5,5 @@ import os
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+# A busy machine may take long to start W&B's service.
+os.environ["WANDB__SERVICE_WAIT"] = os.environ["WANDB_INIT_TIMEOUT"] = "300"
