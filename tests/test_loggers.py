@@ -4,6 +4,7 @@
 import csv
 import json
 import struct
+import time
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -80,7 +81,7 @@ def test_wandb_offline(tmp_path):
     expected = fit(tmp_path, logger)
     run = Path(logger.experiment.dir).parent
     logger.experiment.finish()
-    rows = list(_wandb_rows(run))
+    rows = _wandb_rows(run)
     scalars = [row for row in rows if "rwc/fc" in row]
     tags = [tag for tag in scalars[0] if tag.startswith("rwc")]
     check(expected, {tag: {row["trainer/global_step"]: row[tag] for row in scalars} for tag in tags})
@@ -93,11 +94,19 @@ def test_wandb_offline(tmp_path):
 def _wandb_rows(run):
     from wandb.proto import wandb_internal_pb2
 
-    for data in _level_db_records(next(run.glob("*.wandb")).read_bytes()):
-        record = wandb_internal_pb2.Record()
-        record.ParseFromString(data)
-        if record.WhichOneof("record_type") == "history":
-            yield {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in record.history.item}
+    rows, kinds, deadline = [], set(), time.monotonic() + 120
+    # W&B's service holds the file back in memory, and may close it after `finish` has returned.
+    while "exit" not in kinds and time.monotonic() < deadline:
+        time.sleep(0.1)
+        rows.clear()
+        for data in _level_db_records(next(run.glob("*.wandb")).read_bytes()):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(data)
+            kinds.add(record.WhichOneof("record_type"))
+            if record.HasField("history"):
+                items = record.history.item
+                rows.append({item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items})
+    return rows
 
 
 def _level_db_records(log):
@@ -109,6 +118,8 @@ def _level_db_records(log):
             position += left
             continue
         length, kind = struct.unpack_from("<HB", log, position + 4)
+        if position + 7 + length > len(log):
+            return  # still being written
         record += log[position + 7 : position + 7 + length]
         position += 7 + length
         if kind in (1, 4):  # a whole record, or the last part of one
