@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Lightning callback: when to measure, and where the numbers go."""
 
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -14,8 +14,15 @@ from typing_extensions import override
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.functional import Norm, check_norm
 from lightning_rwc.history import RWCHistory
+from lightning_rwc.interrupts import uninterrupted
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
-from lightning_rwc.metric import RelativeTo, RelativeWeightChange, check_relative_to
+from lightning_rwc.metric import (
+    RelativeTo,
+    RelativeWeightChange,
+    check_max_elements,
+    check_relative_to,
+    check_snapshot_device,
+)
 from lightning_rwc.report import Report
 
 _UNVERIFIED_STRATEGIES = {"FSDPStrategy", "DeepSpeedStrategy"}
@@ -30,7 +37,8 @@ class RWCCallback(Callback):
     ``trainer.callback_metrics``, so that EarlyStopping and ModelCheckpoint can monitor them. Loggers that can show
     pictures get a heatmap and a chart of all curves. The table itself is ``callback.history``.
 
-    The callback keeps one copy of the tracked weights, the snapshot, on the device of the model.
+    The callback keeps one copy of the tracked weights, the snapshot, on the device of the model. Under DDP every rank
+    keeps and measures one part of it; with ``max_elements`` it is a sample, with ``snapshot_device="cpu"`` elsewhere.
 
     Checkpoints hold the history, and the snapshot where the weights have moved since the last measurement: a resumed
     run has the history of an uninterrupted one. Where ranks hold shards, each measures its own.
@@ -52,9 +60,14 @@ class RWCCallback(Callback):
         every_n_train_steps: measure every n optimizer steps instead (``trainer.global_step``, which counts the
             steps of all optimizers).
         heatmap: draw the pictures: at each of the first 20 measurements and then whenever there are a tenth more, so
-            that a long run's log stays small (``True``); every n measurements (an int); or never (``False``). The
-            last measurement is always drawn.
+            that a long run's log stays small, but never for more than a quarter of a percent of the time (``True``);
+            every n measurements (an int); or never (``False``). The last measurement is always drawn.
         prefix: what the tags start with.
+        max_elements: of each layer with more elements, measure a fixed sample of about so many: the snapshot is that
+            much smaller, and values are estimates, whose standard errors ``history.standard_errors`` has: about half a
+            percent of the value for 65536. By default every element is measured.
+        snapshot_device: ``"cpu"`` keeps the snapshot in main memory, at the cost of a copy of the weights in both
+            directions at each measurement. By default it is on the device of the model.
 
     Attributes:
         history: the :class:`~lightning_rwc.RWCHistory` of all measurements, at any time, also without a logger.
@@ -83,10 +96,14 @@ class RWCCallback(Callback):
         every_n_train_steps: int | None = None,
         heatmap: bool | int = True,
         prefix: str = "rwc",
+        max_elements: int | None = None,
+        snapshot_device: Literal["cpu"] | None = None,
     ) -> None:
         super().__init__()
         check_norm(norm)
         check_relative_to(relative_to)
+        check_max_elements(max_elements, norm)
+        check_snapshot_device(snapshot_device)
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
         self._report = Report(prefix, heatmap)
@@ -98,6 +115,8 @@ class RWCCallback(Callback):
         self.every_n_train_steps = every_n_train_steps
         self.heatmap = heatmap
         self.prefix = prefix
+        self.max_elements = max_elements
+        self.snapshot_device: Literal["cpu"] | None = snapshot_device
         self.history = RWCHistory()
         self._metric: RelativeWeightChange | None = None
         self._module_id: int | None = None
@@ -109,7 +128,7 @@ class RWCCallback(Callback):
     @override
     def state_key(self) -> str:
         # What differs in any of these cannot go on from one another's history.
-        names = ("prefix", "norm", "relative_to", "every_n_epochs", "every_n_train_steps")
+        names = ("prefix", "norm", "relative_to", "every_n_epochs", "every_n_train_steps", "max_elements")
         return f"RWCCallback[{', '.join(f'{name}={getattr(self, name)!r}' for name in names)}]"
 
     @override
@@ -126,8 +145,6 @@ class RWCCallback(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         if self._resuming:
             self._loaded = state_dict
-            # Here and not at the start of training: that never comes if the checkpoint is of a finished run.
-            self.history = _history_of(state_dict)
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -185,6 +202,8 @@ class RWCCallback(Callback):
 
     @override
     def state_dict(self) -> dict[str, Any]:
+        if self._loaded is not None:
+            return self._loaded  # an exception between loading and the start of training: nothing has changed
         return {
             "cadence": self._cadence.state_dict(),
             "tracked": list(self._metric.layers) if self._metric is not None else [],
@@ -192,13 +211,14 @@ class RWCCallback(Callback):
             "epochs": list(self.history.epochs),
             "steps": list(self.history.steps),
             "values": torch.from_numpy(self.history.values),
+            "standard_errors": torch.from_numpy(self.history.standard_errors),
         }
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # The weights in the checkpoint are the snapshot, unless they have moved since the last measurement.
         moved = self.relative_to == "initial" or self._cadence.measured_step != trainer.global_step
-        if self._metric is not None and moved:
+        if self._metric is not None and moved and self._loaded is None:
             checkpoint["callbacks"][self.state_key]["metric"] = self._metric.get_extra_state()
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -214,6 +234,9 @@ class RWCCallback(Callback):
                 relative_to=self.relative_to,
                 layers=self.layers,
                 group_by=self.group_by,
+                max_elements=self.max_elements,
+                snapshot_device=self.snapshot_device,
+                share_ranks=_has_replicas(trainer),
             )
         except (MemoryError, RuntimeError) as error:
             if "memory" not in f"{type(error).__name__} {error}".lower():
@@ -221,7 +244,8 @@ class RWCCallback(Callback):
             size = LayerSelection(self.layers, self.group_by).nbytes(pl_module)
             rank_zero_warn(
                 f"There is no memory for the snapshot of the weights, {size:,} bytes: {error}. Training goes on "
-                "without measurements of relative weight change; track fewer layers by `layers=` to have them."
+                "without measurements of relative weight change; track fewer layers by `layers=`, sample them by "
+                "`max_elements=` or keep the snapshot elsewhere by `snapshot_device=` to have them."
             )
         # Measuring takes all ranks.
         if not trainer.strategy.reduce_boolean_decision(self._metric is not None):
@@ -254,15 +278,14 @@ class RWCCallback(Callback):
         if self._metric is None:
             return
         epoch, step = self._cadence.epoch, self._cadence.step
-        self._metric.update(pl_module, advance=False)
-        changes = self._metric.compute()
-        *values, total = torch.stack([*changes.values(), self._metric.total]).tolist()  # the one copy to the host
-        row = dict(zip(changes, values, strict=True))
-        self.history.record(epoch, step, row)
-        self._cadence.measured()
-        # Last, so that an interrupt leaves either no row and the old snapshot, or a row and weights that need none.
-        if self.relative_to == "previous":
-            self._metric.advance(pl_module)
+        # Sums and snapshot move in one pass: an interrupt in between would leave a checkpoint that resumes wrongly.
+        with uninterrupted():
+            self._metric.update(pl_module)
+            layers, changes = self._metric.latest()
+            (*values, total), (*errors, _) = changes.tolist()  # the one copy to the host
+            row = dict(zip(layers, values, strict=True))
+            self.history.record(epoch, step, row, dict(zip(layers, errors, strict=True)))
+            self._cadence.measured()
         self._report.measurement(trainer, self.history, row, total)
 
     def _refuse_shared_prefix(self, trainer: Trainer) -> None:
@@ -272,7 +295,14 @@ class RWCCallback(Callback):
 
 
 def _history_of(state: dict[str, Any]) -> RWCHistory:
-    return RWCHistory(state["layers"], state["epochs"], state["steps"], state["values"].numpy())
+    table = state["values"].numpy(), state["standard_errors"].numpy()
+    return RWCHistory(state["layers"], state["epochs"], state["steps"], *table)
+
+
+def _has_replicas(trainer: Trainer) -> bool:
+    # Local SGD lets replicas drift apart between averagings; the strategy has no public name for it.
+    names = {base.__name__ for base in type(trainer.strategy).__mro__}
+    return "DDPStrategy" in names and getattr(trainer.strategy, "_model_averaging_period", None) is None
 
 
 def _logged_step(trainer: Trainer) -> int:

@@ -47,18 +47,24 @@ def change_sums(previous: Tensor, current: Tensor, norm: Norm = "l1") -> Tensor:
         ============= ============================= ======================= ========================
 
     """
+    numerators, denominators, moves = change_terms(previous, current, norm)
+    numerator = numerators.sum()
+    return torch.stack((numerator, denominators.sum(), numerator if moves is numerators else moves.sum()))
+
+
+def change_terms(previous: Tensor, current: Tensor, norm: Norm) -> tuple[Tensor, Tensor, Tensor]:
+    """The terms of the three sums of :func:`change_sums`, each of the shape of ``previous``."""
     previous, current = _widen(previous), _widen(current)
     change, size = (current - previous).abs(), previous.abs()
     if norm == "l1":
-        numerator = change.sum()
-        return torch.stack((numerator, size.sum(), numerator))
+        return change, size, change
     if norm == "l2":
-        numerator = change.square().sum()
-        return torch.stack((numerator, size.square().sum(), numerator))
+        change, size = change.square(), size.square()
+        return change, size, change
     from_zero = size == 0
     # An element left out of the mean must still show when it is not finite: 0 × inf and 0 × nan are nan.
     ratios = torch.where(from_zero, 0 * change, change / size)
-    return torch.stack((ratios.sum(), (~from_zero).sum().to(size), (from_zero & (change != 0)).sum().to(size)))
+    return ratios, (~from_zero).to(size), (from_zero & (change != 0)).to(size)
 
 
 def change_ratio(sums: Tensor, norm: Norm = "l1") -> Tensor:
@@ -156,8 +162,10 @@ def depth_correlation(values: Sequence[float]) -> float:
     distinct, inverse, counts = np.unique(present, return_inverse=True, return_counts=True)
     if len(distinct) < 2:
         return math.nan
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    return float(np.corrcoef(np.arange(len(ranks)), ranks)[0, 1])
+    # Pearson's correlation of the ranks, both less their mean.
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse] - (len(present) + 1) / 2
+    depths = np.arange(len(ranks)) - (len(ranks) - 1) / 2
+    return float(depths @ ranks / np.sqrt((depths @ depths) * (ranks @ ranks)))
 
 
 def _widen(tensor: Tensor) -> Tensor:

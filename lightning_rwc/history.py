@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _INDEX = ["epoch", "step"]
+_ERROR = " (standard error)"
 
 
 class RWCHistory:
@@ -25,6 +26,8 @@ class RWCHistory:
         epochs: for each measurement the epoch it was taken in, counted from 0 as Lightning does.
         steps: for each measurement the step under which Lightning's loggers have it.
         values: relative weight changes (dimensionless), of shape ``(measurements, layers)``.
+        standard_errors: the standard error of each value, of the same shape; by default all 0, for values that are not
+            estimates.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -47,20 +50,17 @@ class RWCHistory:
         epochs: Sequence[int] = (),
         steps: Sequence[int] = (),
         values: npt.ArrayLike = (),
+        standard_errors: npt.ArrayLike | None = None,
     ) -> None:
         self.layers = [str(layer) for layer in layers]
         self.epochs = [int(epoch) for epoch in epochs]
         self.steps = [int(step) for step in steps]
-        table = np.asarray(values, dtype=np.float64)
         shape = (len(self.epochs), len(self.layers))
-        if table.size == 0:
-            table = table.reshape(shape) if 0 in shape else table
-        if table.shape != shape or len(self.steps) != len(self.epochs):
-            raise ValueError(
-                f"{len(self.layers)} `layers`, {len(self.epochs)} `epochs` and {len(self.steps)} `steps` do not fit "
-                f"`values` of shape {table.shape}: that must be (measurements, layers)."
-            )
-        self._rows = list(table)
+        table = _table("values", values, shape)
+        errors = np.zeros(shape) if standard_errors is None else _table("standard_errors", standard_errors, shape)
+        if len(self.steps) != len(self.epochs):
+            raise ValueError(f"There are {len(self.epochs)} `epochs` but {len(self.steps)} `steps`.")
+        self._rows, self._errors = list(table), list(errors)
 
     def __len__(self) -> int:
         """The number of measurements."""
@@ -73,12 +73,22 @@ class RWCHistory:
     @property
     def values(self) -> npt.NDArray[np.float64]:
         """Relative weight changes, float64 of shape ``(measurements, layers)``; ``nan`` where none was measured."""
-        table = np.full((len(self), len(self.layers)), np.nan)
-        for filled, row in zip(table, self._rows, strict=True):
+        return self._joined(self._rows, np.nan)
+
+    @property
+    def standard_errors(self) -> npt.NDArray[np.float64]:
+        """The standard errors of the values, float64 of the same shape; 0 where a value is not an estimate."""
+        return self._joined(self._errors, 0.0)
+
+    def _joined(self, rows: Sequence[npt.NDArray[np.float64]], missing: float) -> npt.NDArray[np.float64]:
+        table = np.full((len(self), len(self.layers)), missing)
+        for filled, row in zip(table, rows, strict=True):
             filled[: len(row)] = row
         return table
 
-    def record(self, epoch: int, step: int, values: Mapping[str, float]) -> None:
+    def record(
+        self, epoch: int, step: int, values: Mapping[str, float], standard_errors: Mapping[str, float] | None = None
+    ) -> None:
         """Append a measurement.
 
         Args:
@@ -86,11 +96,13 @@ class RWCHistory:
             step: the step under which it is logged.
             values: layer name to relative weight change. A new layer gets a column, ``nan`` before this row;
                 a layer left out gets ``nan``.
+            standard_errors: layer name to the standard error of its value, where that is an estimate.
 
         """
         known = set(self.layers)
         self.layers += [layer for layer in values if layer not in known]
         self._rows.append(np.array([values.get(layer, np.nan) for layer in self.layers]))
+        self._errors.append(np.array([(standard_errors or {}).get(layer, 0.0) for layer in self.layers]))
         self.epochs.append(epoch)
         self.steps.append(step)
 
@@ -100,7 +112,7 @@ class RWCHistory:
         return pd.DataFrame(self.values, index=index, columns=pd.Index(self.layers, dtype=object))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the table to a file; all formats keep every bit of every value.
+        """Write the table to a file; every bit of every value and standard error is kept.
 
         Args:
             path: where to; the suffix chooses the format: ``.csv``, ``.parquet`` (needs ``lightning-rwc[parquet]``)
@@ -149,8 +161,46 @@ class RWCHistory:
         return curves(self.values, self.layers, self.epochs, self.steps)
 
 
+def _table(argument: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
+    table = np.asarray(values, dtype=np.float64)
+    if table.size == 0 and 0 in shape:
+        table = table.reshape(shape)
+    if table.shape != shape:
+        raise ValueError(
+            f"`{argument}` must be of shape (measurements, layers), which by `epochs` and `layers` is {shape}, "
+            f"but is of shape {table.shape}."
+        )
+    return table
+
+
+def _file_frame(history: RWCHistory) -> pd.DataFrame:
+    frame = history.to_frame()
+    # Also where layers are named as if they were standard errors: they would be read as such.
+    if not history.standard_errors.any() and _without_errors(history.layers) is None:
+        return frame
+    suffix = _ERROR
+    while not {layer + suffix for layer in history.layers}.isdisjoint(history.layers):
+        suffix += "'"
+    errors = pd.DataFrame(history.standard_errors, index=frame.index, columns=frame.columns + suffix)
+    return pd.concat([frame, errors], axis=1)
+
+
+def _from_file(columns: list[str], epochs: list[int], steps: list[int], table: npt.NDArray[np.float64]) -> RWCHistory:
+    layers = _without_errors(columns)
+    if layers is None:
+        return RWCHistory(columns, epochs, steps, table)
+    return RWCHistory(layers, epochs, steps, table[:, : len(layers)], table[:, len(layers) :])
+
+
+def _without_errors(columns: list[str]) -> list[str] | None:
+    half = len(columns) // 2
+    layers, errors = columns[:half], columns[half:]
+    suffix = errors[0].removeprefix(layers[0]) if layers else ""
+    return layers if suffix.startswith(_ERROR) and errors == [layer + suffix for layer in layers] else None
+
+
 def _write_csv(history: RWCHistory, path: Path) -> None:
-    history.to_frame().to_csv(path, na_rep="nan", encoding="utf-8")
+    _file_frame(history).to_csv(path, na_rep="nan", encoding="utf-8")
 
 
 def _read_csv(path: Path) -> RWCHistory:
@@ -159,11 +209,11 @@ def _read_csv(path: Path) -> RWCHistory:
     header, body = cells[0], cells[1:]
     if list(header[:2]) != _INDEX:
         raise ValueError(f"its first columns must be {_INDEX}, but are {list(header[:2])}")
-    return RWCHistory(list(header[2:]), body[:, 0].tolist(), body[:, 1].tolist(), body[:, 2:].astype(np.float64))
+    return _from_file(list(header[2:]), body[:, 0].tolist(), body[:, 1].tolist(), body[:, 2:].astype(np.float64))
 
 
 def _write_parquet(history: RWCHistory, path: Path) -> None:
-    history.to_frame().to_parquet(path)
+    _file_frame(history).to_parquet(path)
 
 
 def _read_parquet(path: Path) -> RWCHistory:
@@ -171,19 +221,28 @@ def _read_parquet(path: Path) -> RWCHistory:
     if list(frame.index.names) != _INDEX:
         raise ValueError(f"its index must be {_INDEX}, but is {list(frame.index.names)}")
     epochs, steps = (frame.index.get_level_values(level).tolist() for level in _INDEX)
-    return RWCHistory(frame.columns.tolist(), epochs, steps, frame.to_numpy())
+    return _from_file(frame.columns.tolist(), epochs, steps, frame.to_numpy())
 
 
 def _write_npz(history: RWCHistory, path: Path) -> None:
     layers = np.array(history.layers, dtype=np.str_)
-    np.savez_compressed(path, layers=layers, epochs=history.epochs, steps=history.steps, values=history.values)
+    np.savez_compressed(
+        path,
+        layers=layers,
+        epochs=history.epochs,
+        steps=history.steps,
+        values=history.values,
+        standard_errors=history.standard_errors,
+    )
 
 
 def _read_npz(path: Path) -> RWCHistory:
     if not is_zipfile(path):
         raise ValueError("it is not an npz archive")
     with np.load(path, allow_pickle=False) as arrays:
-        return RWCHistory(arrays["layers"].tolist(), arrays["epochs"], arrays["steps"], arrays["values"])
+        return RWCHistory(
+            arrays["layers"].tolist(), arrays["epochs"], arrays["steps"], arrays["values"], arrays["standard_errors"]
+        )
 
 
 _Writer = Callable[[RWCHistory, Path], None]

@@ -3,17 +3,20 @@
 
 import math
 from collections.abc import Callable
+from operator import is_
 from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.nn import Module, Parameter
 from torchmetrics import Metric
+from torchmetrics.utilities import rank_zero_warn
 
 from lightning_rwc.functional import Norm, change_ratio, check_norm
 from lightning_rwc.layers import GroupBy, LayerFilter, Layers, LayerSelection
-from lightning_rwc.shards import add_over_ranks, gather, is_sharded, local, place_like, reshard, share
-from lightning_rwc.sums import layer_sums
+from lightning_rwc.sampling import standard_error
+from lightning_rwc.shards import add_over_ranks, resharded_parameters
+from lightning_rwc.snapshot import Snapshot
 
 RelativeTo: TypeAlias = Literal["previous", "initial"]
 
@@ -26,6 +29,32 @@ def check_relative_to(relative_to: str) -> None:
         )
 
 
+def check_max_elements(max_elements: int | None, norm: Norm) -> None:
+    """Raise unless ``max_elements`` is None, or a number of elements that an estimate of ``norm`` can come from."""
+    if max_elements is None:
+        return
+    if isinstance(max_elements, bool) or not isinstance(max_elements, int):
+        raise TypeError(f"`max_elements` must be None or an int, but got {max_elements!r}.")
+    if max_elements < 256:
+        raise ValueError(
+            f"`max_elements` must be at least 256, but got {max_elements}: an estimate from fewer tells little. "
+            "65536 gives a standard error of about half a percent."
+        )
+    if norm == "elementwise":
+        raise ValueError(
+            f"`max_elements={max_elements}` cannot go with `norm='elementwise'`, a mean that a few weights near zero "
+            "carry, which a sample misses: take 'l1' or 'l2', or leave `max_elements` out."
+        )
+
+
+def check_snapshot_device(snapshot_device: str | None) -> None:
+    """Raise ``ValueError`` unless ``snapshot_device`` is None or the CPU."""
+    if snapshot_device not in (None, "cpu"):
+        raise ValueError(
+            f"`snapshot_device` must be None, for the device of the model, or 'cpu', but got {snapshot_device!r}."
+        )
+
+
 class RelativeWeightChange(Metric):
     r"""Relative weight change of every layer of a module.
 
@@ -34,8 +63,9 @@ class RelativeWeightChange(Metric):
     ``update`` replaces the one before. ``reset()`` forgets the measurement and keeps the snapshot.
 
     Where ranks hold shards of the weights (DTensors, as ``fully_shard`` and tensor parallelism make them), each rank
-    measures its own and ``compute()`` adds them up: one small collective, to be called on all ranks. Where every
-    rank has all weights, as in DDP, there is none. ``state_dict()`` holds the snapshot; with shards it is a collective.
+    measures its own and ``update()`` adds them up: one small collective, to be called on all ranks. With
+    ``share_ranks=True`` ranks that have the same weights divide the work likewise; otherwise there is no
+    communication. ``state_dict()`` holds the snapshot; it is a collective where ``update()`` is.
 
     Args:
         module: the module to be measured. It is not kept, and may be wrapped or compiled later.
@@ -44,16 +74,26 @@ class RelativeWeightChange(Metric):
             ``"initial"`` leaves it at those of construction.
         layers: which parameters are tracked, see :class:`~lightning_rwc.layers.LayerSelection`.
         group_by: how parameters form layers, see :class:`~lightning_rwc.layers.LayerSelection`.
+        max_elements: of each layer with more elements, measure a fixed sample of about so many: the snapshot is that
+            much smaller, and values are estimates, see ``standard_errors``. What few elements do alone, as rows of an
+            embedding, a sample may miss. Takes the place of ``share_ranks``.
+        snapshot_device: where the snapshot is kept: None for the device of the model, or ``"cpu"``, which costs a copy
+            of the weights in both directions at every measurement.
+        share_ranks: whether all ranks of the process group hold the same weights, as in DDP: then each keeps and
+            measures one part of every layer.
         kwargs: as for :class:`torchmetrics.Metric`.
 
     Attributes:
         layers: names of the layers, in depth order. A layer that appears during training is added at the end and
             measured from its second ``update`` on; one that disappears is no longer measured.
         total: 0-dim tensor, the whole model measured as one layer, as of the last ``compute()``.
+        standard_errors: for each measured layer a 0-dim tensor, as of the last ``compute()``: the standard error of
+            its value, 0 for a layer that is not sampled.
 
     Raises:
-        ValueError: if ``norm`` or ``relative_to`` is unknown, or the selection of layers finds nothing.
-        TypeError: if ``layers`` or ``group_by`` is of the wrong type.
+        ValueError: if ``norm``, ``relative_to`` or ``snapshot_device`` is unknown, ``max_elements`` is below 256 or
+            goes with ``norm="elementwise"``, or the selection of layers finds nothing.
+        TypeError: if ``layers``, ``group_by`` or ``max_elements`` is of the wrong type.
 
     Example:
         >>> import torch
@@ -81,58 +121,61 @@ class RelativeWeightChange(Metric):
         relative_to: RelativeTo = "previous",
         layers: LayerFilter = None,
         group_by: GroupBy = None,
+        max_elements: int | None = None,
+        snapshot_device: Literal["cpu"] | None = None,
+        share_ranks: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**{"dist_sync_fn": self._add_shards} | kwargs)
+        # `update` has added up over ranks what there is to add.
+        super().__init__(**{"sync_on_compute": False} | kwargs)
         check_norm(norm)
         check_relative_to(relative_to)
+        check_max_elements(max_elements, norm)
+        check_snapshot_device(snapshot_device)
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
         self._selection = LayerSelection(layers, group_by)
-        reshard(module)
+        resharded_parameters(module)
         found = self._selection.require(module)
         self.layers = list(found)
-        self._snapshot: dict[str, Tensor] = {}
-        self._add_baselines(found)
-        self._has_shards = False
+        self._snapshot = Snapshot(share_ranks, max_elements, torch.device(snapshot_device) if snapshot_device else None)
+        self._snapshot.take(found)
+        self._seen: list[Parameter | None] = []
+        self._found: Layers = {}
         self._elements: dict[str, int] = {}
-        self._kept = torch.zeros(0)
+        self.standard_errors: dict[str, Tensor] = {}
         self.total = torch.full((), math.nan, dtype=torch.float64, device="cpu")
-        self.add_state("sums", default=torch.zeros(3, len(self.layers)), dist_reduce_fx="sum")
+        rows = 3 if max_elements is None else 6
+        self.add_state("sums", default=torch.zeros(rows, len(self.layers)), dist_reduce_fx="sum")
 
-    def update(self, module: Module, advance: bool = True) -> None:
-        """Measure ``module`` against the snapshot.
+    def update(self, module: Module) -> None:
+        """Measure ``module`` against the snapshot, and make its weights the snapshot if that is to be the previous.
 
         Args:
             module: the module of construction, or one with the same parameter names.
-            advance: then call :meth:`advance`, unless ``relative_to="initial"``.
 
         """
-        reshard(module)
-        found = self._selection.find(module)
-        self.layers += [layer for layer in found if layer not in self.layers]
-        pairs = [self._pairs(found.get(layer, {})) for layer in self.layers]
-        self._elements = {
-            layer: sum(current.numel() for _, current in tensors)
-            for layer, tensors in zip(self.layers, pairs, strict=True)
-            if tensors
-        }
-        self._has_shards = any(is_sharded(current) for tensors in pairs for _, current in tensors)
-        self.sums = layer_sums(
-            [[local(previous) for previous, _ in tensors] for tensors in pairs],
-            [[local(current) for _, current in tensors] for tensors in pairs],
-            self.norm,
-            shares=[[share(current) for _, current in tensors] for tensors in pairs] if self._has_shards else None,
-        )
-        self._add_baselines(found)
-        if advance and self.relative_to == "previous":
-            self.advance(module)
+        found = self._find(module)
+        known = set(self.layers)
+        self.layers += [layer for layer in found if layer not in known]
+        advance = self.relative_to == "previous"
+        sums, self._elements = self._snapshot.sums(found, self.layers, self.norm, advance)
+        self.sums = add_over_ranks(sums) if self._snapshot.spans_ranks else sums
 
-    def advance(self, module: Module) -> None:
-        """Make the present weights of ``module`` the snapshot."""
-        for parameters in self._selection.find(module).values():
-            for previous, current in self._pairs(parameters):
-                local(previous).copy_(local(current))
+    def latest(self) -> tuple[list[str], Tensor]:
+        """The latest measurement as one tensor, for whoever wants it on the host at once.
+
+        Returns:
+            The names of the measured layers, in depth order; and a tensor of shape ``(2, layers + 1)``: relative weight
+            changes and their standard errors, which are 0 where nothing was sampled. The last column is the whole
+            model, measured as one layer.
+
+        """
+        measured = [index for index, layer in enumerate(self.layers) if layer in self._elements]
+        sums = self.sums if len(measured) == self.sums.shape[1] else self.sums[:, measured]
+        sums = torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
+        errors = standard_error(sums, self.norm) if len(sums) == 6 else torch.zeros_like(sums[0])
+        return [self.layers[index] for index in measured], torch.stack((change_ratio(sums[:3], self.norm), errors))
 
     def compute(self) -> dict[str, Tensor]:
         """The latest measurement.
@@ -141,24 +184,25 @@ class RelativeWeightChange(Metric):
             For each measured layer, in depth order, a 0-dim tensor on the device of the model.
 
         """
-        if self._elements:
-            self.total = change_ratio(self.sums.sum(1), self.norm)
-        self._kept = self.sums[1]
-        ratios = zip(self.layers, change_ratio(self.sums, self.norm).unbind(), strict=False)
-        return {layer: ratio for layer, ratio in ratios if layer in self._elements}
+        names, (ratios, errors) = self.latest()
+        if names:
+            self.total = ratios[-1]
+        self.standard_errors = dict(zip(names, errors.unbind(), strict=False))
+        return dict(zip(names, ratios.unbind(), strict=False))
 
     @property
     def left_out(self) -> dict[str, int]:
         """With ``norm="elementwise"``, how many elements of each layer were exactly zero and left out."""
         if self.norm != "elementwise":
             return dict.fromkeys(self._elements, 0)
-        kept = zip(self.layers, self._kept.tolist(), strict=False)
+        kept = zip(self.layers, self.sums[1].tolist(), strict=False)
         return {layer: self._elements[layer] - round(count) for layer, count in kept if layer in self._elements}
 
     def reset(self) -> None:
         """Forget the measurement; the snapshot stays, so that the next ``update`` measures from the last one."""
         super().reset()
         self._elements = {}
+        self.standard_errors = {}
         self.total = torch.full_like(self.total, math.nan)
 
     def forward(self, module: Module) -> dict[str, Tensor]:
@@ -168,42 +212,29 @@ class RelativeWeightChange(Metric):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Module:
         super()._apply(fn, *args, **kwargs)
-        # Shards stay on the devices of their mesh.
-        self._snapshot = {name: t if is_sharded(t) else fn(t) for name, t in self._snapshot.items()}
+        self._snapshot.apply(fn)
+        self._seen, self._found = [], {}
         return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """What ``state_dict()`` stores: the snapshot, as whole tensors on the CPU, and the order of the layers."""
-        return {"layers": list(self.layers), "snapshot": {name: gather(t) for name, t in self._snapshot.items()}}
+        return {"layers": list(self.layers), "snapshot": self._snapshot.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from the snapshot that :meth:`get_extra_state` gave; what it lacks keeps its own."""
         self.layers = [*state["layers"], *(layer for layer in self.layers if layer not in state["layers"])]
-        for name, whole in state["snapshot"].items():
-            present = self._snapshot.get(name)
-            if present is not None and present.shape == whole.shape:
-                local(present).copy_(local(place_like(whole, present)))
+        if unfit := self._snapshot.load_state_dict(state["snapshot"]):
+            rank_zero_warn(
+                f"Samples of {', '.join(unfit)} were taken by another number of ranks, or of another `max_elements`, "
+                "than there is now: their next relative weight change is measured from the present weights."
+            )
 
-    def _add_shards(self, sums: Tensor, group: Any = None) -> list[Tensor]:
-        return [add_over_ranks(sums) if self._has_shards else sums]
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_seen": [], "_found": {}}
 
-    def _pairs(self, parameters: dict[str, Any]) -> list[tuple[Tensor, Tensor]]:
-        pairs = []
-        for name, parameter in parameters.items():
-            previous = self._snapshot.get(name)
-            if previous is not None and previous.shape == parameter.shape:
-                if previous.device != parameter.device or is_sharded(previous) != is_sharded(parameter):
-                    previous = self._snapshot[name] = place_like(previous, parameter)
-                if previous.dtype != parameter.dtype:
-                    # A baseline narrower than the weights would be wrong by its rounding, for ever.
-                    wide = torch.promote_types(previous.dtype, parameter.dtype)
-                    previous = self._snapshot[name] = previous.to(wide)
-                pairs.append((previous, parameter.detach()))
-        return pairs
-
-    def _add_baselines(self, found: Layers) -> None:
-        for parameters in found.values():
-            for name, parameter in parameters.items():
-                previous = self._snapshot.get(name)
-                if previous is None or previous.shape != parameter.shape:
-                    self._snapshot[name] = parameter.detach().clone()
+    def _find(self, module: Module) -> Layers:
+        # Names and groups are worked out again only when there are other parameters than the last time.
+        present = resharded_parameters(module)
+        if len(present) != len(self._seen) or not all(map(is_, present, self._seen)):
+            self._seen, self._found = present, self._selection.find(module)
+        return self._found

@@ -14,12 +14,17 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
+from matplotlib.image import PcolorImage
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from PIL import Image
+
+from lightning_rwc.row_names import RowNames, short, text_width
 
 Table = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int_]
 
 _VALUE_LABEL = "relative weight change (ratio, log scale)"
 _DPI = 100
@@ -27,17 +32,19 @@ _CMAP = colormaps["viridis"]
 # Outside the colour map, and apart from it also without colour vision.
 _ZERO, _INFINITE, _MISSING = "#d4d4d4", "#f03b20", "#ffffff"
 _DECADES = 6  # a colour scale over more hides the differences people look for
-_MAX_COLUMNS = 520  # the width of the chart in pixels
-_MAX_LINES = 320
-_MAX_NAME = 48
+_MAX_COLUMNS = 260  # each two pixels wide
+_MAX_ROWS = 320
+_MAX_POINTS = 24_000
 _LEGEND_LAYERS = 12
+# Of each channel. More of them are not seen, and make a log of pictures half as large again.
+_LEVELS = [round(round(level * 31 / 255) * 255 / 31) for level in range(256)]
 
 
 def heatmap(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: Sequence[int]) -> Figure:
     """Draw layers × measurements: depth from top to bottom, time from left to right, logarithmic colour.
 
     Cells that are zero, infinite or ``nan`` have colours of their own and no say in the colour scale, which spans
-    at most six decades below the largest finite value. Of more than 520 measurements 520 are drawn, evenly
+    at most six decades below the largest finite value. Of more than 260 measurements 260 are drawn, evenly
     spaced, the last one always; of more than 320 layers 320 are named.
 
     Args:
@@ -50,27 +57,26 @@ def heatmap(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: 
         ValueError: if there is no measurement.
 
     """
-    _require_measurements(values)
-    columns = _spread(len(values), _MAX_COLUMNS)
+    columns, times, time_label = _times(values, epochs, steps, most=_MAX_COLUMNS)
     cells = values[columns].T
-    times, time_label = _times(epochs, steps)
-    named = _spread(len(layers), _MAX_LINES)
-    names = [_short(layers[row]) for row in named]
+    named = _spread(len(layers), _MAX_ROWS)
+    names = [short(layers[row]) for row in named]
 
-    row_height = float(np.clip(5 / max(len(named), 1), 0.115, 0.4))
+    row_height = float(np.clip(5 / max(len(named), 1), 0.11, 0.4).round(2))
     font_size = min(9.0, row_height * 72 * 0.82)
-    figure, axes = _figure(
-        height=max(row_height * len(named), 2.0), left=0.65 + _text_width(names, font_size), right=1.1
-    )
+    figure, axes = _figure(height=max(row_height * len(named), 2.0), left=0.5 + text_width(names, font_size), right=1.2)
     norm = LogNorm(*_log_limits(cells[np.isfinite(cells) & (cells > 0)], _DECADES), clip=True)
-    axes.imshow(_colours(cells, norm), aspect="auto", interpolation="nearest")
-    axes.set_yticks(named, names, fontsize=font_size, parse_math=False)
-    axes.tick_params(axis="y", length=0)
-    drawn_times = np.array(times, dtype=np.float64)[columns]
-    ticks = _round_times(drawn_times)
-    axes.set_xticks(np.interp(ticks, drawn_times, np.arange(len(columns))), [f"{tick:g}" for tick in ticks])
+    x, y = (np.arange(count + 1) - 0.5 for count in cells.shape[::-1])
+    image = PcolorImage(axes, x, y, _colours(cells, norm))
+    image.set_extent((x[0], x[-1], y[-1], y[0]))
+    axes.add_image(image)
+    axes.tick_params(axis="y", length=0, labelsize=font_size)
+    axes.yaxis.set(major_locator=FixedLocator(named.tolist()), major_formatter=FixedFormatter(names), visible=False)
+    figure.add_artist(RowNames(axes, font_size))
+    figure.text(0.2 / figure.get_figwidth(), 0.5, "layer, from input to output", rotation=90, va="center", ha="center")
+    ticks = _round_times(times)
+    axes.set_xticks(np.interp(ticks, times, np.arange(len(columns))), [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(time_label)
-    axes.set_ylabel("layer, from input to output")
     _mark_special(axes, cells)
     bar = _colour_bar(axes, norm, _VALUE_LABEL)
     _log_ticks(bar.yaxis, *bar.get_ylim())
@@ -78,47 +84,35 @@ def heatmap(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: 
 
 
 def curves(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: Sequence[int]) -> Figure:
-    """Draw every layer's curve in one chart, coloured by depth, on a logarithmic axis.
+    """Draw every layer's curve in one chart, coloured by depth, on a logarithmic axis; arguments as for `heatmap`.
 
     Zeros and infinities, which such an axis has no place for, stand as triangles at its lower and upper edge. Up to
-    12 layers get a legend, more a colour bar of depth. Of more than 520 measurements or 320 layers that many are
-    drawn, evenly spaced.
-
-    Args:
-        values: relative weight changes, of shape ``(measurements, layers)``.
-        layers: names of the layers, in depth order.
-        epochs: the epoch of each measurement; the x axis, where every epoch has one measurement.
-        steps: the step of each measurement; the x axis elsewhere.
-
-    Raises:
-        ValueError: if there is no measurement.
-
+    12 layers get a legend, more a colour bar of depth. Of more than 320 layers 320 are drawn, and of the measurements
+    260, or as many as come to 24,000 points: evenly spaced, first and last included.
     """
-    _require_measurements(values)
-    times, time_label = _times(epochs, steps)
-    columns, rows = _spread(len(values), _MAX_COLUMNS), _spread(len(layers), _MAX_LINES)
-    values, names = values[columns][:, rows], [_short(layers[row]) for row in rows]
+    rows = _spread(len(layers), _MAX_ROWS)
+    columns, times, time_label = _times(values, epochs, steps, most=min(_MAX_POINTS // max(len(rows), 1), _MAX_COLUMNS))
+    values, names = values[columns][:, rows], [short(layers[row]) for row in rows]
     depth = Normalize(0, max(len(layers) - 1, 1))
     colours = _CMAP(depth(rows))
-    listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else _spread(len(rows), 8)
-    figure, axes = _figure(height=3.4, left=0.9, right=0.6 + max(_text_width([names[i] for i in listed], 8), 0.9))
+    listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else _spread(len(rows), 6)
+    figure, axes = _figure(height=3.4, left=0.9, right=0.6 + max(text_width([names[i] for i in listed], 8), 0.9))
     axes.set_yscale("log")
     axes.set_xlabel(time_label)
     axes.set_ylabel(_VALUE_LABEL)
     axes.grid(alpha=0.3)
 
-    drawn_times = np.array(times, dtype=np.float64)[columns]
-    x = np.broadcast_to(drawn_times[:, None], values.shape)
+    x = np.broadcast_to(times[:, None], values.shape)
     positive = np.isfinite(values) & (values > 0)
-    margin = 0.03 * np.ptp(drawn_times) or 0.5
-    axes.set_xlim(drawn_times.min() - margin, drawn_times.max() + margin)
-    axes.set_xticks(_round_times(drawn_times))
+    margin = 0.03 * np.ptp(times) or 0.5
+    axes.set_xlim(times.min() - margin, times.max() + margin)
+    axes.set_xticks(_round_times(times))
     low, high = _log_limits(values[positive], decades=np.inf)
     axes.set_ylim(low / 1.3, high * 1.3)
     _log_ticks(axes.yaxis, low, high)
     lines = np.stack([x, np.where(positive, values, np.nan)], axis=2).transpose(1, 0, 2)
     axes.add_collection(LineCollection(list(lines), colors=colours, linewidths=1.3 if len(rows) <= 40 else 0.8))
-    if len(values) <= 30:
+    if len(values) <= 30 and values.size <= 1000:
         _points(axes, x, values, positive, colours, marker="o", s=10)
     special = []
     for mask, marker, edge, label in (
@@ -127,7 +121,8 @@ def curves(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: S
     ):
         if mask.any():
             at_edge = {"transform": axes.get_xaxis_transform(), "clip_on": False}
-            _points(axes, x, np.full_like(values, edge), mask, colours, marker=marker, s=30, **at_edge)
+            on_top = mask & (mask[:, ::-1].cumsum(axis=1)[:, ::-1] == 1)
+            _points(axes, x, np.full_like(values, edge), on_top, colours, marker=marker, s=30, **at_edge)
             special.append(Line2D([], [], color="0.35", marker=marker, linestyle="", label=label))
 
     _legend(axes, special, above=True)
@@ -135,22 +130,17 @@ def curves(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: S
         _legend(axes, [Line2D([], [], color=c, label=name) for c, name in zip(colours, names, strict=True)])
     else:
         bar = _colour_bar(axes, depth, "")
-        bar.set_title("depth", fontsize=9)
+        bar.text(0, 1.02, "depth", transform=bar.transAxes, fontsize=9)
         bar.set_yticks(rows[listed], [names[i] for i in listed], fontsize=8, parse_math=False)
         bar.invert_yaxis()
     return figure
 
 
 def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
-    """Render ``figure``: an array of shape ``(height, width, 3)``."""
+    """Render ``figure``: an array of shape ``(height, width, 3)``, with 32 levels of each colour."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
-
-
-def _require_measurements(values: Table) -> None:
-    if values.size == 0:
-        raise ValueError("There is no measurement to draw yet: the first is taken at the end of the first epoch.")
+    return np.asarray(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").point(_LEVELS * 3))
 
 
 def _figure(height: float, left: float, right: float) -> tuple[Figure, Axes]:
@@ -162,35 +152,29 @@ def _figure(height: float, left: float, right: float) -> tuple[Figure, Axes]:
     return figure, figure.add_axes(box)
 
 
-def _text_width(texts: Sequence[str], font_size: float) -> float:
-    return max(map(len, texts), default=0) * font_size * 0.62 / 72
+def _times(values: Table, epochs: Sequence[int], steps: Sequence[int], most: int) -> tuple[Indices, Table, str]:
+    if values.size == 0:
+        raise ValueError("There is no measurement to draw yet: the first is taken at the end of the first epoch.")
+    times, label = (epochs, "epoch") if len(set(epochs)) == len(epochs) else (steps, "step")
+    drawn = _spread(len(times), most)
+    return drawn, np.array(times, dtype=np.float64)[drawn], label
 
 
-def _times(epochs: Sequence[int], steps: Sequence[int]) -> tuple[Sequence[int], str]:
-    return (epochs, "epoch") if len(set(epochs)) == len(epochs) else (steps, "step")
-
-
-def _spread(count: int, most: int) -> npt.NDArray[np.int_]:
+def _spread(count: int, most: int) -> Indices:
     return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
-
-
-def _short(name: str) -> str:
-    name = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
-    half = _MAX_NAME // 2
-    return name if len(name) <= _MAX_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def _round_times(times: Table) -> Table:
     low, high = times.min(), times.max()
     locator = MaxNLocator(nbins=8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1)
     ticks: Table = np.array(locator.tick_values(low, high))
-    shown: Table = ticks[(ticks >= low) & (ticks <= high) & (ticks == ticks.round())]
-    return shown
+    return np.asarray(ticks[(ticks >= low) & (ticks <= high) & (ticks == ticks.round())])
 
 
 def _log_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
     axis.set_minor_formatter(NullFormatter())
 
 
@@ -246,7 +230,7 @@ def _legend(axes: Axes, entries: Sequence[Patch | Line2D], above: bool = False) 
         frameon=False,
         fontsize=8,
     )
-    axes.add_artist(legend)
+    axes.add_artist(legend).set_clip_on(False)
     for text, entry in zip(legend.get_texts(), entries, strict=True):
         text.set_parse_math(False)
         text.set_text(str(entry.get_label()))

@@ -2,6 +2,7 @@
 """What a measurement is told to whom: scalars to loggers and monitors, pictures now and then."""
 
 import math
+import time
 
 import torch
 from lightning.pytorch import Trainer
@@ -12,6 +13,9 @@ from lightning_rwc.functional import depth_correlation
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.loggers import LoggerOutput
 from lightning_rwc.tags import Tags
+
+# Pictures take their share of time at most one part in so many, however short epochs are.
+_REST = 400
 
 
 class Report:
@@ -40,6 +44,7 @@ class Report:
     def restart(self) -> None:
         """A new history begins."""
         self._drawn = 0
+        self._rested = -math.inf
         self._told_non_finite = False
 
     def measurement(self, trainer: Trainer, history: RWCHistory, row: dict[str, float], total: float) -> None:
@@ -52,8 +57,12 @@ class Report:
         trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
         self._output.scalars(trainer.loggers, scalars, step)
 
-        spacing = self._heatmap if self._heatmap is not True else max(self._drawn // 10, 1)
-        if spacing and len(history) - self._drawn >= spacing:
+        fresh = len(history) - self._drawn
+        if self._heatmap is True:
+            due = fresh >= max(self._drawn // 10, 1) and time.monotonic() >= self._rested
+        else:
+            due = bool(self._heatmap) and fresh >= self._heatmap
+        if due:
             self.pictures(trainer, history)
 
     def pictures(self, trainer: Trainer, history: RWCHistory) -> None:
@@ -64,12 +73,15 @@ class Report:
         if not loggers:
             return
         self._drawn = len(history)
+        start = time.monotonic()
         with self._output.survive("drawing the pictures"):
             from lightning_rwc.plotting import to_image
 
             figures = {self._tags.heatmap: history.plot_heatmap(), self._tags.curves: history.plot_curves()}
             images = {tag: to_image(figure) for tag, figure in figures.items()}
             self._output.images(loggers, images, history.steps[-1])
+        now = time.monotonic()
+        self._rested = now + _REST * (now - start)
 
     def _warn_if_non_finite(self, row: dict[str, float], step: int) -> None:
         layer = next((layer for layer, value in row.items() if math.isnan(value)), None)

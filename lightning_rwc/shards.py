@@ -2,22 +2,52 @@
 """What this rank holds of a parameter that a strategy spreads over ranks."""
 
 import math
+from typing import NamedTuple
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.nn import Module
+from torch.distributed.tensor.placement_types import Placement
+from torch.nn import Module, Parameter
+
+# Asked first: `isinstance` takes a microsecond where tensors are concerned.
+_PLAIN = {Tensor, Parameter}
 
 
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is a DTensor: one rank's part of a tensor, which several ranks hold together."""
-    return isinstance(tensor, DTensor)
+class Layout(NamedTuple):
+    """How the ranks hold a DTensor together."""
+
+    mesh: DeviceMesh
+    placements: tuple[Placement, ...]
+    shape: torch.Size
+    stride: tuple[int, ...]
+
+    def gather(self, part: Tensor) -> Tensor:
+        """Join every rank's ``part`` to the whole tensor, on the CPU; a collective."""
+        part = part.to(self.mesh.device_type)
+        whole = DTensor.from_local(
+            part, self.mesh, self.placements, run_check=False, shape=self.shape, stride=self.stride
+        )
+        return whole.full_tensor().cpu()
+
+    def scatter(self, whole: Tensor) -> Tensor:
+        """This rank's part of ``whole``; a collective."""
+        return distribute_tensor(whole.to(self.mesh.device_type), self.mesh, self.placements).to_local()
+
+
+def layout(tensor: Tensor) -> Layout | None:
+    """How the ranks hold ``tensor`` together, or None for a plain tensor."""
+    if type(tensor) in _PLAIN or not isinstance(tensor, DTensor):
+        return None
+    return Layout(tensor.device_mesh, tuple(tensor.placements), tensor.shape, tensor.stride())
 
 
 def local(tensor: Tensor) -> Tensor:
     """The part of ``tensor`` that this rank holds, without communication; a plain tensor is its own part."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if type(tensor) not in _PLAIN and isinstance(tensor, DTensor) else tensor
 
 
 def share(tensor: Tensor) -> float:
@@ -27,38 +57,53 @@ def share(tensor: Tensor) -> float:
     a layer has sharded and replicated parameters, or shards are replicated over groups of ranks.
 
     """
-    if not (dist.is_available() and dist.is_initialized()):
-        return 1.0
     parts = 1
     if isinstance(tensor, DTensor):
         sizes = zip(tensor.placements, tensor.device_mesh.shape, strict=True)
         parts = math.prod(size for placement, size in sizes if not placement.is_replicate())
-    return parts / dist.get_world_size()
+    return parts / ranks()
 
 
-def gather(tensor: Tensor) -> Tensor:
-    """A copy of the whole of ``tensor`` on the CPU; of a DTensor a collective, which all ranks must call."""
-    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return whole.detach().to("cpu", copy=True)
+def ranks() -> int:
+    """The number of ranks, 1 outside of distributed training."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def place_like(tensor: Tensor, parameter: Tensor) -> Tensor:
-    """Put the whole ``tensor`` where ``parameter`` is: on its device, or in its shards, a collective."""
-    if isinstance(parameter, DTensor) and not isinstance(tensor, DTensor):
-        device = parameter.to_local().device
-        return distribute_tensor(tensor.to(device), parameter.device_mesh, parameter.placements)
-    return tensor.to(parameter.device)
+def span_of_rank(numel: int) -> slice:
+    """Which of ``numel`` elements are this rank's, where ranks divide them evenly."""
+    rank, count = dist.get_rank(), dist.get_world_size()
+    return slice(numel * rank // count, numel * (rank + 1) // count)
 
 
-def reshard(module: Module) -> None:
-    """Return every module that ``fully_shard`` wraps to its shards.
+def join_spans(span: Tensor, numel: int) -> Tensor:
+    """All elements of which every rank has its ``span``; a collective."""
+    # As bytes, which every backend can add: one rank's bits and the others' zeros.
+    device = torch.device("cuda") if "nccl" in dist.get_backend() else span.device
+    joined = torch.zeros(numel, dtype=span.dtype, device=device)
+    joined[span_of_rank(numel)] = span
+    return add_over_ranks(joined.view(torch.uint8)).view(span.dtype)
 
-    After a forward pass in validation the outermost module still holds whole weights as plain parameters.
+
+def gather_objects(tensor: Tensor) -> list[Tensor]:
+    """Every rank's ``tensor``, of whatever size, on the CPU; a collective."""
+    gathered: list[Tensor] = [tensor] * ranks()
+    dist.all_gather_object(gathered, tensor.cpu())
+    return gathered
+
+
+def resharded_parameters(module: Module) -> list[Parameter | None]:
+    """What every module inside of ``module`` has for parameters, when those that ``fully_shard`` wraps hold shards.
+
+    After a forward pass in validation the outermost one still holds whole weights as plain parameters.
 
     """
+    parameters: list[Parameter | None] = []
     for child in module.modules():
         if isinstance(child, FSDPModule):
             child.reshard()
+        # One walk, where `parameters()` would be another: in deep models that is most of a measurement.
+        parameters += child._parameters.values()
+    return parameters
 
 
 def add_over_ranks(tensor: Tensor) -> Tensor:

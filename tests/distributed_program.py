@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.data import DataLoader
 
-from lightning_rwc import RWCCallback
+from lightning_rwc import RelativeWeightChange, RWCCallback
 from tests.helpers import expected_table
 from tests.oracle import numpy_rwc
 
@@ -25,14 +25,18 @@ WEIGHTS = ["net.0", "net.2", "net.4", "net.5", "head"]
 
 
 class Model(LightningModule):
-    """Shapes that two ranks cannot share evenly: seven rows, five, and one, which leaves a rank with nothing."""
+    """Shapes that two ranks cannot share evenly: seven rows, five, and one, which leaves a rank with nothing.
+
+    The first layer has 420 elements, enough for a sample of 256.
+
+    """
 
     def __init__(self, case):
         super().__init__()
         torch.manual_seed(0)
         self.case = case
         self.net = nn.Sequential(
-            nn.Linear(6, 7), nn.ReLU(), nn.Linear(7, 4), nn.ReLU(), nn.Linear(4, 1), nn.Linear(1, 5)
+            nn.Linear(60, 7), nn.ReLU(), nn.Linear(7, 4), nn.ReLU(), nn.Linear(4, 1), nn.Linear(1, 5)
         )
         self.head = nn.Linear(5, 3)
 
@@ -114,9 +118,9 @@ def strategy(case):
 
 def run(case, processes, folder, callbacks, ckpt=None, logger=False):
     torch.manual_seed(0)
-    # Tensor parallelism adds up in another order than one process: in double precision that is not seen.
-    dtype = torch.float64 if case == "2-D" else torch.float32
-    batch = torch.randn(2, 6, dtype=dtype)
+    # Several ranks add up gradients in another order than one process: in double precision that is not seen.
+    dtype = torch.float64 if case in ("ddp", "2-D") else torch.float32
+    batch = torch.randn(2, 60, dtype=dtype)
     loader = DataLoader(batch.repeat(4, 1), batch_size=2)
     trainer = Trainer(
         accelerator="cpu",
@@ -147,11 +151,16 @@ def main(case, processes, norm, relative_to, folder):
     grouped = RWCCallback(
         norm=norm, relative_to=relative_to, group_by="tests.distributed_program:halves", prefix="group"
     )
-    trainer = run(
-        case, processes, folder, [callback, grouped, gather], logger=FailingOnOneRank() if processes > 1 else False
-    )
+    sampled = sampling(norm, relative_to)
+    logger = FailingOnOneRank() if processes > 1 else False
+    trainer = run(case, processes, folder, [callback, grouped, *sampled, gather], logger=logger)
     assert callback.history.layers == WEIGHTS
     check(callback, gather.states, norm, relative_to)
+    for estimate in sampled:
+        check_estimate(estimate.history, callback.history)
+    check_memory(case, callback)
+    if case == "fsdp" and processes > 1:
+        check_sharded_later()
     bases = [gather.states[0]] * 3 if relative_to == "initial" else gather.states[:-1]
     for row, before, after in zip(grouped.history.values, bases, gather.states[1:], strict=True):
         for value, layer in zip(row, grouped.history.layers, strict=True):
@@ -166,16 +175,61 @@ def main(case, processes, norm, relative_to, folder):
         assert trainer.callback_metrics["loss"] == plain.callback_metrics["loss"]
         for with_callback, alone in zip(gather.states, without.states, strict=True):
             assert all(torch.equal(with_callback[name], weight) for name, weight in alone.items())
-        resume(case, processes, norm, relative_to, folder, callback.history)
+        resume(case, processes, norm, relative_to, folder, [callback, *sampled])
+
+
+def sampling(norm, relative_to):
+    if norm == "elementwise":
+        return []
+    return [RWCCallback(norm=norm, relative_to=relative_to, max_elements=256, prefix="sampled")]
+
+
+def check_estimate(estimate, exact):
+    assert (estimate.standard_errors[:, 0] > 0).all()
+    assert (np.abs(estimate.values[:, 0] - exact.values[:, 0]) < 4 * estimate.standard_errors[:, 0]).all()
+    assert (estimate.standard_errors[:, 1:] == 0).all()
+    np.testing.assert_allclose(estimate.values[:, 1:], exact.values[:, 1:], rtol=1e-12)
+
+
+def check_memory(case, callback):
+    """Each rank keeps its part of every layer, and all ranks together one model."""
+    kept = [baseline.values.numel() for baseline in callback._metric._snapshot._baselines.values()]
+    sizes = [7 * 60, 4 * 7, 4, 5, 3 * 5]
+    if case == "ddp" and dist.is_initialized():
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, kept)
+        assert np.sum(everyone, axis=0).tolist() == sizes
+        assert np.ptp(everyone, axis=0).max() <= 1
+
+
+def check_sharded_later():
+    """A metric of plain weights goes on when they are sharded, and one of sampled weights begins anew."""
+    for max_elements, value in ((None, 0.5), (256, 0.0)):
+        model = nn.Linear(60, 7)
+        dist.broadcast(model.weight.data, 0)
+        metric = RelativeWeightChange(model, max_elements=max_elements)
+        with torch.no_grad():
+            model.weight.mul_(1.5)
+        fully_shard(model)
+        np.testing.assert_allclose(metric(model)["weight"], value, rtol=1e-6)
+        with torch.no_grad():
+            model.weight.mul_(1.5)
+        np.testing.assert_allclose(metric(model)["weight"], 0.5, rtol=1e-6)
 
 
 def resume(case, processes, norm, relative_to, folder, whole):
     saver = ModelCheckpoint(folder / "saved", every_n_train_steps=6, filename="{step}", save_top_k=-1)
-    run(case, processes, folder, [RWCCallback(norm=norm, relative_to=relative_to), saver])
-    callback = RWCCallback(norm=norm, relative_to=relative_to)
-    run(case, processes, folder, [callback], ckpt=folder / "saved" / "step=6.ckpt")
-    assert callback.history.epochs == whole.epochs
-    np.testing.assert_array_equal(callback.history.values, whole.values)
+
+    def callbacks():
+        return [RWCCallback(norm=norm, relative_to=relative_to), *sampling(norm, relative_to)]
+
+    run(case, processes, folder, [*callbacks(), saver])
+    resumed = callbacks()
+    run(case, processes, folder, resumed, ckpt=folder / "saved" / "step=6.ckpt")
+    for again, once in zip(resumed, whole, strict=True):
+        assert again.history.epochs == once.history.epochs
+        np.testing.assert_array_equal(again.history.values, once.history.values)
+        np.testing.assert_array_equal(again.history.standard_errors, once.history.standard_errors)
 
 
 def halves(name):

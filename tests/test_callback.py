@@ -258,7 +258,8 @@ def test_layers_groups_and_prefix_reach_the_logger(tmp_path):
     ("heatmap", "drawn"),
     [(True, [*range(1, 21), 22, 24, 26, 28, 30]), (False, []), (8, [8, 16, 24, 30]), (1, list(range(1, 31)))],
 )
-def test_pictures_are_drawn_at_their_cadence_and_at_the_end(heatmap, drawn, tmp_path):
+def test_pictures_are_drawn_at_their_cadence_and_at_the_end(heatmap, drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr("lightning_rwc.report.time.monotonic", lambda: 0.0)  # they take no time
     logger = TensorBoardLogger(tmp_path)
     callback = RWCCallback(heatmap=heatmap, every_n_train_steps=1)
     trainer(callback, tmp_path=tmp_path, logger=logger, max_steps=30).fit(net(), images())
@@ -267,6 +268,23 @@ def test_pictures_are_drawn_at_their_cadence_and_at_the_end(heatmap, drawn, tmp_
         assert log.Tags()["images"] == []
     else:
         assert [event.step + 1 for event in log.Images("rwc/heatmap")] == drawn
+
+
+def test_pictures_take_a_quarter_of_a_percent_of_the_time(tmp_path, monkeypatch):
+    """By a clock by which a step takes ten seconds, and the pictures of one measurement one."""
+    logger = TensorBoardLogger(tmp_path)
+    callback = RWCCallback(every_n_train_steps=1)
+    monkeypatch.setattr("lightning_rwc.report.time.monotonic", lambda: 10.0 * len(callback.history) + drawn[0])
+    drawn = [0.0]
+
+    def draw(figure):
+        drawn[0] += 1
+        return np.zeros((4, 4, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("lightning_rwc.plotting.to_image", draw)
+    trainer(callback, tmp_path=tmp_path, logger=logger, max_steps=100).fit(net(), images())
+    # Two pictures, 800 seconds of rest; and the last.
+    assert [event.step + 1 for event in events(logger.log_dir).Images("rwc/heatmap")] == [1, 81, 100]
 
 
 def test_an_interrupted_run_shows_its_last_measurement(tmp_path):

@@ -5,6 +5,9 @@ import contextlib
 import errno
 import gc
 import resource
+import signal
+import threading
+from pkgutil import resolve_name
 
 import pytest
 import torch
@@ -70,10 +73,10 @@ def test_a_layer_of_zeros_that_stays(tmp_path):
 
 
 def test_out_of_memory_for_the_snapshot(tmp_path, monkeypatch):
-    def full(self, found):
+    def full(self, layers):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 576 bytes.")
 
-    monkeypatch.setattr("lightning_rwc.metric.RelativeWeightChange._add_baselines", full)
+    monkeypatch.setattr("lightning_rwc.snapshot.Snapshot.take", full)
     size = sum(p.nbytes for p in net().parameters() if p.ndim >= 2)
     recorder = Recorder()
     callback = RWCCallback()
@@ -84,30 +87,32 @@ def test_out_of_memory_for_the_snapshot(tmp_path, monkeypatch):
 
 
 def test_another_error_in_taking_the_snapshot_is_not_hidden(tmp_path, monkeypatch):
-    def broken(self, found):
+    def broken(self, layers):
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr("lightning_rwc.metric.RelativeWeightChange._add_baselines", broken)
+    monkeypatch.setattr("lightning_rwc.snapshot.Snapshot.take", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         trainer(RWCCallback(), tmp_path=tmp_path).fit(net(), images())
 
 
-@pytest.mark.parametrize(
-    ("inside", "recorded"),
-    [
-        ("lightning_rwc.metric.layer_sums", [0, 1]),
-        ("lightning_rwc.metric.change_ratio", [0, 1]),
-        ("lightning_rwc.metric.RelativeWeightChange.advance", [0, 1, 2]),
-    ],
-)
-def test_an_interrupt_inside_the_measurement_leaves_a_checkpoint_that_resumes(inside, recorded, tmp_path, monkeypatch):
+@pytest.fixture
+def _ctrl_c():
+    """Ctrl-C as in a terminal: a background job, as a test run may be, ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
+@pytest.mark.parametrize("inside", ["lightning_rwc.numba_sums._run_all", "lightning_rwc.metric.change_ratio"])
+def test_an_interrupt_inside_the_measurement_leaves_a_checkpoint_that_resumes(inside, tmp_path, monkeypatch):
     whole = fit(tmp_path, RWCCallback())
     saver = OnExceptionCheckpoint(tmp_path / "saved")
+    real = resolve_name(inside)
 
     def interrupt(*args, **kwargs):
-        for tensor in callback._metric._snapshot.values() if inside.endswith("advance") else ():
-            tensor.zero_()  # half done
-        raise KeyboardInterrupt
+        signal.raise_signal(signal.SIGINT)
+        return real(*args, **kwargs)
 
     class Press(Recorder):
         def on_train_epoch_end(self, trainer, pl_module):
@@ -118,9 +123,18 @@ def test_an_interrupt_inside_the_measurement_leaves_a_checkpoint_that_resumes(in
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         fit(tmp_path, callback, saver, before=(Press(),))
     monkeypatch.undo()
-    assert callback.history.epochs == recorded
+    assert callback.history.epochs == [0, 1, 2]
     resumed = fit(tmp_path, RWCCallback(), ckpt=tmp_path / "saved/on_exception.ckpt")
     assert_same(resumed, whole)
+
+
+def test_a_measurement_outside_the_main_thread(tmp_path):
+    callback = RWCCallback()
+    run = trainer(callback, tmp_path=tmp_path)
+    thread = threading.Thread(target=run.fit, args=(net(), images()))
+    thread.start()
+    thread.join()
+    assert callback.history.epochs == [0, 1, 2]
 
 
 @pytest.mark.integration

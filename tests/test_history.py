@@ -26,7 +26,10 @@ def histories(draw):
     )
     count = draw(st.integers(0, 5))
     integers = st.lists(st.integers(0, 10**9), min_size=count, max_size=count)
-    return RWCHistory(layers, draw(integers), draw(integers), draw(hnp.arrays(np.float64, (count, len(layers)))))
+    if draw(st.booleans()):  # as if they were standard errors
+        layers = [*layers, *(f"{layer} (standard error)" for layer in layers)]
+    tables = hnp.arrays(np.float64, (count, len(layers)))
+    return RWCHistory(layers, draw(integers), draw(integers), draw(tables), draw(st.none() | tables))
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -39,14 +42,16 @@ def test_files_keep_every_bit(suffix, history, tmp_path_factory):
     assert (loaded.layers, loaded.epochs, loaded.steps) == (history.layers, history.epochs, history.steps)
     assert loaded.values.shape == history.values.shape
     assert bits(loaded.values) == bits(history.values)
+    assert bits(loaded.standard_errors) == bits(history.standard_errors)
 
 
 def test_record_and_frame():
     history = RWCHistory()
     history.record(0, 9, {"conv": 0.5, "fc": math.inf})
-    history.record(1, 19, {"conv": 0.25, "adapter": 0.125})
+    history.record(1, 19, {"conv": 0.25, "adapter": 0.125}, {"adapter": 0.01})
     assert history.layers == ["conv", "fc", "adapter"]
     np.testing.assert_array_equal(history.values, [[0.5, math.inf, math.nan], [0.25, math.nan, 0.125]])
+    np.testing.assert_array_equal(history.standard_errors, [[0, 0, 0], [0, 0, 0.01]])
     frame = history.to_frame()
     assert frame.index.names == ["epoch", "step"]
     assert frame.index.tolist() == [(0, 9), (1, 19)]
@@ -66,7 +71,7 @@ def test_plots_are_figures_without_pyplot():
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"2 `layers`, 1 `epochs` and 1 `steps` do not fit `values` of shape \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"`values` must be of shape .* is \(1, 2\), but is of shape \(1, 3\)"):
         RWCHistory(["a", "b"], [0], [0], [[1, 2, 3]])
     with pytest.raises(ValueError, match="2 `steps`"):
         RWCHistory(["a"], [0], [0, 1], [[1]])

@@ -30,7 +30,7 @@ STEPS = [5, 11, 17]
 def fit(tmp_path, *loggers):
     """Train with ``loggers``; what each tag should hold, by NumPy."""
     recorder = Recorder()
-    trainer(RWCCallback(), recorder, tmp_path=tmp_path, logger=list(loggers)).fit(net(), images())
+    trainer(RWCCallback(heatmap=1), recorder, tmp_path=tmp_path, logger=list(loggers)).fit(net(), images())
     states = [recorder.start, *recorder.epochs]
     table = expected_table(states)
     names = [f"{layer}.weight" for layer in LAYERS]

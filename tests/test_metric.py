@@ -10,8 +10,9 @@ import pytest
 import torch
 from lightning.fabric import Fabric
 from torch import nn
+from torch.testing._internal.two_tensor import TwoTensor
 
-from lightning_rwc import RelativeWeightChange
+from lightning_rwc import RelativeWeightChange, sums
 from tests.oracle import numpy_rwc
 
 NORMS = ["l1", "l2", "elementwise"]
@@ -190,6 +191,7 @@ def test_without_float64_sums_are_float32(monkeypatch):
         return tensor.to(torch.complex64 if tensor.is_complex() else torch.float32)
 
     monkeypatch.setattr("lightning_rwc.functional._widen", narrow)
+    monkeypatch.setattr("lightning_rwc.sums._way", lambda previous, current: sums._later(sums._device_sums))
     model = net()
     for norm in NORMS:
         metric = RelativeWeightChange(model, norm=norm)
@@ -231,3 +233,34 @@ def test_a_module_wrapped_later_keeps_its_names():
     metric = RelativeWeightChange(model)
     move(model, 1)
     assert list(metric(nn.DataParallel(torch.compile(model, backend="eager")))) == ["0", "2", "4"]
+
+
+def test_tensors_without_memory_of_their_own():
+    """Quantised and other wrapped weights have no address to read from."""
+    inside = torch.randn(4, 6)
+    model = nn.Linear(6, 4)
+    model.weight = nn.Parameter(TwoTensor(inside, inside.clone()))
+    metric = RelativeWeightChange(model)
+    with torch.no_grad():
+        model.weight.mul_(1.5)
+    assert metric(model)["weight"].sum().item() == pytest.approx(0.5)
+    assert metric(model)["weight"].sum().item() == 0
+
+
+def test_weights_with_gaps_and_weights_that_move():
+    storage = torch.randn(6, 10)
+    model = nn.Linear(5, 6)
+    model.weight = nn.Parameter(storage[:, ::2])
+    metric = RelativeWeightChange(model)
+    for factor in (1.5, 2.0):
+        with torch.no_grad():
+            model.weight.mul_(factor)
+        assert metric(model)["weight"].item() == pytest.approx(factor - 1, rel=1e-6)
+    before = model.weight.detach().clone()
+    model.weight.data = torch.randn(6, 5)
+    assert metric(model)["weight"].item() == pytest.approx(numpy_rwc([before], [model.weight], "l1"), rel=1e-12)
+    before = model.weight.detach().clone()
+    model.weight.data = model.weight.data.t().contiguous().t()
+    with torch.no_grad():
+        model.weight.mul_(3)
+    assert metric(model)["weight"].item() == pytest.approx(2, rel=1e-6)

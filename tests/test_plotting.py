@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
+import io
 import math
 
 import numpy as np
 import pytest
 from matplotlib import colormaps
-from matplotlib.collections import LineCollection
+from matplotlib.backend_bases import RendererBase
+from matplotlib.collections import LineCollection, PathCollection
+from PIL import Image
 
 from lightning_rwc.plotting import curves, heatmap, to_image
 
@@ -18,6 +21,39 @@ def table(measurements, layers, seed=0):
 
 def cells(figure):
     return figure.axes[0].images[0].get_array()[..., :3]
+
+
+def png(figure, **options):
+    file = io.BytesIO()
+    figure.savefig(file, **options)
+    return np.asarray(Image.open(file).convert("L"))
+
+
+def ink(figure, picture):
+    """Whether each row of pixels beside the chart has ink in the names' column, and where the chart begins and ends."""
+    height, width = picture.shape
+    box = figure.axes[0].get_position()
+    column = picture[:, round(0.35 / figure.get_figwidth() * width) : round(box.x0 * width) - 2]
+    return (column < 128).any(axis=1), round((1 - box.y1) * height), round((1 - box.y0) * height)
+
+
+class Recorder(RendererBase):
+    """A renderer that notes the texts, as those that write vectors get them."""
+
+    def __init__(self):
+        super().__init__()
+        self.texts = {}
+
+    def flipy(self):
+        return False
+
+    def draw_text(self, gc, x, y, s, prop, angle, ismath=False, mtext=None):
+        self.texts[s] = x, y, ismath
+
+    def draw_path(self, *args, **kwargs):
+        pass
+
+    draw_image = draw_path
 
 
 def labels(axis):
@@ -85,21 +121,88 @@ def test_of_many_measurements_the_last_is_always_drawn():
     assert tuple(image[0, -1]) == tuple(colormaps["viridis"](1.0, bytes=True)[:3])
 
 
-@pytest.mark.parametrize("layers", [3, 21, 160, 300])
-def test_layer_names_do_not_overlap(layers):
-    values, names = table(10, layers)
-    figure = heatmap(values, names, range(10), range(10))
-    to_image(figure)
-    boxes = [label.get_window_extent() for label in figure.axes[0].yaxis.get_ticklabels()]
-    assert len(boxes) == layers
-    tops = [box.y1 for box in boxes[1:]]
-    bottoms = [box.y0 for box in boxes[:-1]]
-    assert all(top <= bottom + 1 for top, bottom in zip(tops, bottoms, strict=True))
-    assert min(box.x0 for box in boxes) >= 0
-    assert min(box.height for box in boxes) >= 8
+@pytest.mark.parametrize("dpi", [100, 144])
+@pytest.mark.parametrize("layers", [3, 21, 161, 300])
+def test_every_name_stands_beside_its_row_and_overlaps_no_other(layers, dpi):
+    values, _ = table(10, layers)
+    figure = heatmap(values, ["conv.Hg"] * layers, range(10), range(10))
+    inked, top, bottom = ink(figure, png(figure, dpi=dpi))
+    starts, ends = (np.flatnonzero(np.diff(np.pad(inked, 1).astype(int)) == step) for step in (1, -1))
+    assert len(starts) == layers
+    assert min(ends - starts) >= 8
+    assert np.ptp(np.diff(starts)) <= 1
+    rows = top + (np.arange(layers) + 0.5) * (bottom - top) / layers
+    np.testing.assert_allclose((starts + ends) / 2, rows, atol=2.5)
 
 
-@pytest.mark.parametrize("name", ["$x_", "_private", "a" * 1000, "<script>", "line\nbreak", "a/b c", "Schicht"])
+@pytest.mark.parametrize("named", [0, 7, 299])
+def test_a_name_stands_beside_its_own_row(named):
+    values, _ = table(10, 300)
+    figure = heatmap(values, ["weight" if row == named else "" for row in range(300)], range(10), range(10))
+    inked, top, bottom = ink(figure, png(figure))
+    row = (np.flatnonzero(inked).mean() - top) / (bottom - top) * 300
+    assert int(row) == named
+
+
+def test_names_follow_when_the_chart_is_zoomed():
+    values, layers = table(10, 20)
+    figure = heatmap(values, layers, range(10), range(10))
+    figure.axes[0].set_ylim(4.5, 1.5)
+    recorder = Recorder()
+    figure.draw(recorder)
+    assert [name for name in layers if name in recorder.texts] == layers[2:5]
+
+
+def test_vector_files_get_the_names_as_text_beside_their_rows():
+    values, layers = table(10, 300)
+    layers[5], layers[6] = "$x^2$", "$_"
+    figure, recorder = heatmap(values, layers, range(10), range(10)), Recorder()
+    figure.draw(recorder)
+    box = figure.axes[0].get_window_extent()
+    for row, name in enumerate(layers):
+        x, y, is_math = recorder.texts[name]
+        assert 0.3 * figure.dpi < x < box.x0
+        assert int((box.y1 - y) / box.height * 300) == row
+        assert not is_math
+
+
+def test_of_too_many_layers_evenly_spaced_ones_are_named():
+    values, layers = table(3, 1000)
+    figure = heatmap(values, layers, range(3), range(3))
+    named = [layers.index(name) for name in labels(figure.axes[0].yaxis)]
+    np.testing.assert_array_equal(figure.axes[0].get_yticks(), named)
+    assert (named[0], named[-1]) == (0, 999)
+    assert set(np.diff(named)) == {3, 4}
+    assert ink(figure, png(figure))[0].any()
+
+
+def test_a_picture_cut_to_its_contents_keeps_names_and_legends():
+    values, layers = table(5, 4)
+    values[0, 0], values[1, 1] = 0.0, math.inf
+    for draw in (heatmap, curves):
+        figure = draw(values, layers, range(5), range(5))
+        png(figure, bbox_inches="tight")
+        cut = figure.get_tightbbox()
+        for legend in figure.axes[0].artists:
+            box = legend.get_window_extent()
+            assert cut.y1 * figure.dpi >= box.y1
+            assert cut.x1 * figure.dpi >= box.x1
+        assert cut.x0 < 0.3
+
+
+@pytest.mark.parametrize(("draw", "most"), [(heatmap, 300_000), (curves, 160_000)])
+def test_a_picture_stays_small_in_a_log(draw, most):
+    values, layers = table(1000, 300)
+    image = to_image(draw(values, layers, range(1000), range(1000)))
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, format="PNG")
+    assert len(file.getvalue()) < most
+    assert (image[0] == 255).all()
+
+
+@pytest.mark.parametrize(
+    "name", ["$x_", "$x^2$", "_private", "a" * 1000, "", "..", "a\n\0", "a/b c", "größe", "\ud800"]
+)
 def test_odd_layer_names(name):
     values, _ = table(3, 2)
     for draw in (heatmap, curves):
@@ -119,6 +222,26 @@ def test_curves_draw_every_layer_with_the_colour_of_its_depth():
     entries = [text.get_text() for legend in axes.artists for text in legend.get_texts()]
     assert set(layers) < set(entries)
     assert axes.get_yscale() == "log"
+
+
+def test_curves_of_many_layers_keep_every_layer_and_the_last_measurement():
+    values, layers = table(1000, 300)
+    axes = curves(values, layers, range(1000), range(1000)).axes[0]
+    lines = next(artist for artist in axes.collections if isinstance(artist, LineCollection))
+    assert len(lines.get_paths()) == 300
+    assert 20_000 <= sum(len(path.vertices) for path in lines.get_paths()) <= 24_000
+    assert all(
+        path.vertices[-1].tolist() == [999, value] for path, value in zip(lines.get_paths(), values[-1], strict=True)
+    )
+
+
+def test_of_triangles_on_top_of_each_other_the_deepest_is_drawn():
+    values, layers = table(5, 4)
+    values[:, :3] = 0.0
+    axes = curves(values, layers, range(5), range(5)).axes[0]
+    triangles = [artist for artist in axes.collections if isinstance(artist, PathCollection)][-1]
+    np.testing.assert_array_equal(triangles.get_offsets()[:, 0], range(5))
+    np.testing.assert_allclose(triangles.get_facecolors(), [colormaps["viridis"](2 / 3)] * 5)
 
 
 def test_many_layers_get_a_colour_bar_instead_of_a_legend():

@@ -221,7 +221,8 @@ def test_a_checkpoint_holds_the_snapshot_only_when_the_weights_have_moved(tmp_pa
     def stored(checkpoint):
         states = torch.load(checkpoint, weights_only=True)["callbacks"]
         [state] = [state for key, state in states.items() if key.startswith("RWCCallback")]
-        return sum(tensor.nbytes for tensor in state["metric"]["snapshot"].values()) if "metric" in state else 0
+        snapshot = state["metric"]["snapshot"]["whole"] if "metric" in state else {}
+        return sum(tensor.nbytes for tensor in snapshot.values())
 
     fit(tmp_path, RWCCallback(), ModelCheckpoint(tmp_path / "epochs", save_top_k=-1), max_epochs=2)
     assert [stored(path) for path in (tmp_path / "epochs").glob("*.ckpt")] == [0, 0]
@@ -267,6 +268,28 @@ def test_validating_a_checkpoint_leaves_the_next_fit_alone(tmp_path):
     assert len(callback.history) == 0
     run.fit(net(Momentum), same_batches(), same_batches())
     assert_same(callback.history, fit(tmp_path, RWCCallback()))
+
+
+def test_an_exception_before_training_resumes_saves_what_was_loaded(tmp_path):
+    class Fail(Callback):
+        def on_train_start(self, trainer, pl_module):
+            raise KeyError("stopped")
+
+    whole = fit(tmp_path, RWCCallback())
+    checkpoint = save_at(tmp_path, RWCCallback(), 8)
+    with pytest.raises(KeyError, match="stopped"):
+        fit(tmp_path, RWCCallback(), OnExceptionCheckpoint(tmp_path / "again"), before=(Fail(),), ckpt=checkpoint)
+    assert_same(fit(tmp_path, RWCCallback(), ckpt=tmp_path / "again/on_exception.ckpt"), whole)
+
+
+def test_a_sampled_run_resumes(tmp_path):
+    kwargs = {"max_elements": 256, "group_by": lambda name: "all"}
+    checkpoint = save_at(tmp_path, RWCCallback(**kwargs), 8)
+    whole = fit(tmp_path, RWCCallback(**kwargs))
+    resumed = fit(tmp_path, RWCCallback(**kwargs), ckpt=checkpoint)
+    assert_same(resumed, whole)
+    np.testing.assert_array_equal(resumed.standard_errors, whole.standard_errors)
+    assert (whole.standard_errors > 0).all()
 
 
 def test_a_metric_in_a_plain_loop_resumes_from_its_state_dict():

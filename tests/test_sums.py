@@ -3,38 +3,92 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_rwc import sums
 from lightning_rwc.functional import change_ratio
-from lightning_rwc.sums import layer_sums
+from lightning_rwc.sums import prepare_sums
 from tests.oracle import numpy_rwc
 
+NORMS = ["l1", "l2", "elementwise"]
+WIDE = [torch.float64, torch.float32]
+HALF = [torch.bfloat16, torch.float16]
+KINDS = [(kind, kind) for kind in [*WIDE, *HALF, torch.complex64]] + [(torch.float32, torch.bfloat16)]
+SIZES = [2**19 + 1, 3, 0, 1000, 1, 2**18]
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "elementwise"])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64])
-def test_layers_of_many_tensors_over_chunk_boundaries(norm, dtype):
+
+@pytest.fixture(params=["compiled", "plain", "device"])
+def way(request, monkeypatch):
+    """Numba's sums, those of a CPU without Numba, and those of a device without Triton, here on the CPU."""
+    if request.param == "compiled":
+        assert sums._numba() is not None
+    else:
+        monkeypatch.setattr(sums, "_numba", lambda: None)
+    if request.param == "device":
+        monkeypatch.setattr(sums, "_cpu_sums", sums._device_sums)
+    return request.param
+
+
+@pytest.mark.parametrize("advance", [True, False])
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
+@pytest.mark.parametrize("norm", NORMS)
+def test_every_way_equals_numpy(way, norm, kinds, advance):
     torch.manual_seed(0)
-    shapes = [[(2**16 + 1,), (3,)], [(300, 500)], [(0, 4), (4, 0)], [], [(2**17,), (1, 1, 2**16)]]
-    previous = [[torch.randn(shape).to(dtype) for shape in layer] for layer in shapes]
-    current = [[tensor + 0.01 * torch.randn(tensor.shape).to(dtype) for tensor in layer] for layer in previous]
-    before = [[tensor.clone() for tensor in layer] for layer in previous]
+    before, after = kinds
+    previous = [torch.randn(size).to(before) for size in SIZES]
+    current = [(tensor + 0.01 * torch.randn(len(tensor))).to(after) for tensor in previous]
+    start = [tensor.clone() for tensor in previous]
 
-    ratios = change_ratio(layer_sums(previous, current, norm), norm)
+    ratios = change_ratio(prepare_sums(previous, current)(norm, advance), norm)
 
-    expected = [numpy_rwc(p, c, norm) if p else 0.0 for p, c in zip(before, current, strict=True)]
-    np.testing.assert_allclose(ratios, expected, rtol=1e-12)
+    expected = [numpy_rwc([p], [c], norm) for p, c in zip(start, current, strict=True)]
+    # Without Numba, l1 sums of up to 2**19 elements are float32.
+    rtol = 1e-6 if (way, norm) == ("plain", "l1") else 1e-12
+    np.testing.assert_allclose(ratios, expected, rtol=rtol)
+    kept = [c.to(before) for c in current] if advance else start
+    assert all(torch.equal(p, k) for p, k in zip(previous, kept, strict=True))
 
 
-def test_channels_last_weights():
+@pytest.mark.parametrize("norm", NORMS)
+def test_edges(way, norm):
+    inf, nan, tiny = torch.inf, torch.nan, 1e-30
+    pairs = [
+        ([0, 0], [0, 0]),
+        ([0, 0], [0, 1]),
+        ([1, 0], [1, 1]),
+        ([1, nan], [1, 1]),
+        ([0, 1], [nan, 1]),
+        ([0, 1], [inf, 1]),
+        ([inf, 1], [inf, 1]),
+        ([tiny, tiny], [tiny, 2 * tiny]),
+    ]
+    previous, current = ([torch.tensor(side).float() for side in sides] for sides in zip(*pairs, strict=True))
+    expected = [numpy_rwc([p], [c], norm) for p, c in zip(previous, current, strict=True)]
+    np.testing.assert_allclose(change_ratio(prepare_sums(previous, current)(norm, False), norm), expected, rtol=1e-6)
+
+
+def test_sums_do_not_depend_on_threads():
     torch.manual_seed(0)
-    previous = torch.randn(8, 4, 3, 3)
-    current = torch.randn(8, 4, 3, 3).to(memory_format=torch.channels_last)
-    ratio = change_ratio(layer_sums([[previous]], [[current]], "l1"), "l1")
-    np.testing.assert_allclose(ratio, [numpy_rwc([previous], [current], "l1")], rtol=1e-12)
+    previous, current = torch.randn(2**25 + 5), torch.randn(2**25 + 5)
+    threads = torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            results.append(prepare_sums([previous], [current])("l1", False))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(results[0], results[1])
+    assert torch.equal(results[0], results[2])
 
 
-def test_small_changes_of_a_large_bfloat16_layer_are_not_lost():
+def test_small_changes_of_a_large_bfloat16_layer_are_not_lost(way):
     torch.manual_seed(0)
     previous = torch.randn(2**22).bfloat16()
     current = previous.clone()
     current[::97] *= 1.01
-    ratio = change_ratio(layer_sums([[previous.clone()]], [[current]], "l1"), "l1")
-    np.testing.assert_allclose(ratio, [numpy_rwc([previous], [current], "l1")], rtol=1e-12)
+    ratio = change_ratio(prepare_sums([previous], [current])("l1", False), "l1")
+    np.testing.assert_allclose(ratio, [numpy_rwc([previous], [current], "l1")], rtol=1e-6)
+
+
+def test_a_compiler_that_fails_is_named_and_replaced(monkeypatch):
+    with pytest.warns(UserWarning, match="plain operations, since no_such_module fails: No module named"):
+        assert sums._compiled("no_such_module", "cpu") is None

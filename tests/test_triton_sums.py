@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The sums of a CUDA device, here in Triton's interpreter on the CPU, and compiled for GPUs that need not be there."""
+
+import os
+import pickle
+from concurrent.futures import ProcessPoolExecutor
+from importlib.util import find_spec
+from multiprocessing import get_context
+
+import numpy as np
+import pytest
+import torch
+
+from tests.oracle import wide
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
+]
+
+NORMS = ["l1", "l2", "elementwise"]
+F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
+KINDS = [(F64, F64), (F32, F32), (BF16, BF16), (F16, F16), (F32, BF16), (F64, F32)]
+BLOCK = 2048
+
+
+@pytest.fixture(scope="module")
+def interpreter():
+    """A process in which kernels run on the CPU: Triton asks for that once, when it is imported."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TRITON_INTERPRET", "1")
+            pool.submit(os.getpid).result()
+        yield pool
+
+
+@pytest.fixture
+def measure(interpreter):
+    def call(previous, states, norm, advance):
+        task = pickle.dumps((previous, states, norm, advance))
+        return pickle.loads(interpreter.submit(_measure, task).result())
+
+    return call
+
+
+def _measure(task):
+    """At each of the states that the same tensors go through the sums, and the snapshot after each."""
+    from lightning_rwc import triton_sums
+
+    # So that the sums of a few blocks are more than one chunk.
+    triton_sums._CHUNK = 2
+    previous, states, norm, advance = pickle.loads(task)
+    current, hits, results = states[0], triton_sums._tables.cache_info().hits, []
+    for state in states:
+        for tensor, values in zip(current, state, strict=True):
+            tensor.copy_(values)
+        sums = triton_sums.fused_sums(previous, current, norm, advance)
+        results.append((sums, [tensor.clone() for tensor in previous]))
+    return pickle.dumps((results, triton_sums._tables.cache_info().hits - hits))
+
+
+def numpy_sums(previous, current, norm):
+    """The sums of one tensor, from their definition."""
+    p, c = wide(previous), wide(current)
+    with np.errstate(invalid="ignore"):
+        change, size = np.abs(c - p), np.abs(p)
+        if norm == "elementwise":
+            kept = p != 0
+            left_out = change[~kept]
+            return (change[kept] / size[kept]).sum() + (0 * left_out).sum(), kept.sum(), np.count_nonzero(left_out)
+        power = 2 if norm == "l2" else 1
+        return (change**power).sum(), (size**power).sum(), (change**power).sum()
+
+
+def check(sums, previous, current, norm, rtol=1e-6):
+    expected = [numpy_sums(p, c, norm) for p, c in zip(previous, current, strict=True)]
+    assert sums.dtype == torch.float64
+    assert sums.is_contiguous()
+    np.testing.assert_allclose(sums.T, expected, rtol=rtol)
+
+
+def bits(tensor):
+    return tensor.view({2: torch.int16, 4: torch.int32, 8: torch.int64}[tensor.itemsize])
+
+
+@pytest.mark.parametrize("advance", [True, False])
+@pytest.mark.parametrize("kinds", KINDS, ids=str)
+@pytest.mark.parametrize("norm", NORMS)
+def test_equals_numpy(measure, norm, kinds, advance):
+    torch.manual_seed(0)
+    before, after = kinds
+    previous = [torch.randn(size).to(before) for size in (0, 1, 5, 1000, BLOCK, 3 * BLOCK + 7)]
+    current = [(tensor + 0.01 * torch.randn(len(tensor))).to(after) for tensor in previous]
+    for tensor in previous:
+        tensor[2::3] = 0
+
+    [(sums, kept)], _ = measure(previous, [current], norm, advance)
+
+    check(sums, previous, current, norm, rtol=1e-12 if before == F64 else 1e-6)
+    expected = [tensor.to(before) for tensor in current] if advance else previous
+    assert all(torch.equal(bits(k), bits(e)) for k, e in zip(kept, expected, strict=True))
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_many_tensors_of_all_kinds_keep_their_order(measure, norm):
+    torch.manual_seed(0)
+    sizes = torch.randint(0, 50, (60,)).tolist()
+    kinds = [KINDS[index % len(KINDS)] for index in range(60)]
+    # Of half of them the memory is not aligned for wide loads.
+    starts = torch.randint(0, 2, (60,)).tolist()
+    values = [[torch.randn(start + size) for start, size in zip(starts, sizes, strict=True)] for _ in range(3)]
+    previous, *states = [
+        [tensor.to(kind[time > 0])[start:] for tensor, kind, start in zip(tensors, kinds, starts, strict=True)]
+        for time, tensors in enumerate(values)
+    ]
+
+    [(first, kept), (second, last)], hits = measure(previous, states, norm, True)
+
+    check(first, previous, states[0], norm)
+    check(second, kept, states[1], norm)
+    assert all(torch.equal(p, c.to(p.dtype)) for p, c in zip(last, states[1], strict=True))
+    assert hits == 1
+
+
+EDGES = [
+    ([0, 0], [0, 0]),
+    ([0, 0], [0, 1]),
+    ([1, 0], [1, 1]),
+    ([1, 1], [1, 1]),
+    ([1, torch.nan], [1, 1]),
+    ([0, 1], [torch.nan, 1]),
+    ([0, 1], [torch.inf, 1]),
+    ([torch.inf, 1], [torch.inf, 1]),
+    ([-0.0, 1], [0.0, -0.0]),
+    # What float32 cannot hold: squares, changes, sums, and ratios that are too large, squares that are too small.
+    ([1e30, 1e30], [1e30, -1e30]),
+    ([3e38, 3e38], [-3e38, 3e38]),
+    ([1e-30, 1e-30], [1e-30, 2e-30]),
+    ([1, 1e-30], [1, 2e-30]),
+    ([1e-40, 1e-40], [1e-40, 1]),
+]
+
+
+@pytest.mark.parametrize("kind", [F32, F64], ids=str)
+@pytest.mark.parametrize("norm", NORMS)
+def test_edges(measure, norm, kind):
+    previous, current = ([torch.tensor(side, dtype=kind) for side in sides] for sides in zip(*EDGES, strict=True))
+    [(sums, kept)], _ = measure(previous, [current], norm, True)
+    check(sums, previous, current, norm)
+    assert all(torch.equal(bits(k), bits(c)) for k, c in zip(kept, current, strict=True))
+
+
+@pytest.mark.parametrize("capability", [75, 80, 90])
+@pytest.mark.parametrize("norm", NORMS)
+def test_compiles(norm, capability, tmp_path, monkeypatch):
+    # Nothing is compiled that is found in the cache.
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+    from triton.language import bfloat16, float32
+
+    from lightning_rwc import triton_sums
+
+    def compiled(kernel, constants, types):
+        signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
+        target = GPUTarget("cuda", capability, 32)
+        return triton.compile(ASTSource(kernel, signature, constants), target, triton_sums._OPTIONS).asm
+
+    types = {"table": "*i64", "owners": "*i32", "partials": "*fp64"}
+    constants = {"norm": norm, "advance": True, "before_type": float32, "after_type": bfloat16, "wide": float32}
+    code = compiled(triton_sums._block_sums, {**constants, "aligned": True, "block": BLOCK}, types)
+    assert code["cubin"]
+    # Sixteen bytes at once.
+    assert "ld.global.v4.b32" in code["ptx"]
+    assert "st.global.v4.b32" in code["ptx"]
+    types = {"table": "*i64", "partials": "*fp64", "sums": "*fp64", "blocks": "i32", "columns": "i32"}
+    assert compiled(triton_sums._tensor_sums, {"chunk": 4096}, types)["cubin"]
