@@ -70,7 +70,7 @@ def _way(previous: Tensor, current: Tensor) -> _Prepare:
     known = plain and _COMPILED.issuperset((previous.dtype, current.dtype))
     known = known and (previous.dtype == current.dtype or previous.dtype.itemsize > 2)
     if kinds == ("cpu", "cpu"):
-        return (_numba() if known else None) or _later(_cpu_sums)
+        return (_numba() if known else None) or _later(_cpu_sums if plain else _device_sums)
     if kinds == ("cuda", "cuda"):
         return (_triton() if known else None) or _later(_device_sums)
     return _later(_streamed_sums if kinds == ("cpu", "cuda") else _device_sums)
