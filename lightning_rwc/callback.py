@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Lightning callback: when to measure, and where the numbers go."""
 
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -16,6 +16,7 @@ from lightning_rwc.functional import Norm, check_norm
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.interrupts import uninterrupted
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
+from lightning_rwc.measures import Measure, MeasureTables
 from lightning_rwc.metric import (
     RelativeTo,
     RelativeWeightChange,
@@ -68,6 +69,9 @@ class RWCCallback(Callback):
             percent of the value for 65536. By default every element is measured.
         snapshot_device: ``"cpu"`` keeps the snapshot in main memory, at the cost of a copy of the weights in both
             directions at each measurement. By default it is on the device of the model.
+        measures: what is measured: ``"rwc"``, and beside it ``"strength"`` and ``"fluctuation"`` (see
+            :class:`~lightning_rwc.measures.NodeStrength` and :class:`~lightning_rwc.measures.LayerFluctuation`) or
+            instances of a :class:`~lightning_rwc.measures.Measure` of your own. Their tags start with their names.
 
     Attributes:
         history: the :class:`~lightning_rwc.RWCHistory` of all measurements, at any time, also without a logger.
@@ -98,6 +102,7 @@ class RWCCallback(Callback):
         prefix: str = "rwc",
         max_elements: int | None = None,
         snapshot_device: Literal["cpu"] | None = None,
+        measures: Sequence[str | Measure] = ("rwc",),
     ) -> None:
         super().__init__()
         check_norm(norm)
@@ -107,6 +112,7 @@ class RWCCallback(Callback):
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
         self._report = Report(prefix, heatmap)
+        self._measures = MeasureTables(measures)
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
         self.layers = layers
@@ -117,12 +123,18 @@ class RWCCallback(Callback):
         self.prefix = prefix
         self.max_elements = max_elements
         self.snapshot_device: Literal["cpu"] | None = snapshot_device
+        self.measures = measures
         self.history = RWCHistory()
         self._metric: RelativeWeightChange | None = None
         self._module_id: int | None = None
         self._loaded: dict[str, Any] | None = None
         self._saved_keys: list[str] = []
         self._resuming = False
+
+    @property
+    def histories(self) -> dict[str, RWCHistory]:
+        """The table of each of ``measures``, by name; ``history`` is that of ``"rwc"``."""
+        return {"rwc": self.history, **self._measures.tables}
 
     @property
     @override
@@ -181,18 +193,18 @@ class RWCCallback(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._report.pictures(trainer, self.history)
+        self._report.pictures(trainer, self.history, self._measures)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._report.pictures(trainer, self.history)
+        self._report.pictures(trainer, self.history, self._measures)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A checkpoint of a finished run: training does not start again, but its last boundary may want measuring.
         if self._resuming:
             self._resume(trainer, pl_module)
-            self._report.pictures(trainer, self.history)
+            self._report.pictures(trainer, self.history, self._measures)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -207,11 +219,8 @@ class RWCCallback(Callback):
         return {
             "cadence": self._cadence.state_dict(),
             "tracked": list(self._metric.layers) if self._metric is not None else [],
-            "layers": list(self.history.layers),
-            "epochs": list(self.history.epochs),
-            "steps": list(self.history.steps),
-            "values": torch.from_numpy(self.history.values),
-            "standard_errors": torch.from_numpy(self.history.standard_errors),
+            "history": self.history.state_dict(),
+            "measures": self._measures.state_dict(),
         }
 
     @override
@@ -223,6 +232,7 @@ class RWCCallback(Callback):
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history = RWCHistory()
+        self._measures.clear()
         self._report.restart()
         self._cadence.start(trainer.global_step)
         self._module_id = id(pl_module)
@@ -260,7 +270,8 @@ class RWCCallback(Callback):
                 "The history starts anew, and its first measurement is relative to the weights of the checkpoint."
             )
             return
-        self.history = _history_of(state)
+        self.history = RWCHistory.from_state_dict(state["history"])
+        self._measures.load_state_dict(state["measures"])
         if self._metric is None:
             return
         if new := set(self._metric.layers).symmetric_difference(state["tracked"]):
@@ -285,18 +296,19 @@ class RWCCallback(Callback):
             (*values, total), (*errors, _) = changes.tolist()  # the one copy to the host
             row = dict(zip(layers, values, strict=True))
             self.history.record(epoch, step, row, dict(zip(layers, errors, strict=True)))
+            self._measures.record(self._metric.tracked(pl_module), epoch, step)
             self._cadence.measured()
-        self._report.measurement(trainer, self.history, row, total)
+        self._report.measurement(trainer, self.history, row, total, self._measures)
 
     def _refuse_shared_prefix(self, trainer: Trainer) -> None:
         others = [c for c in cast(Any, trainer).callbacks if isinstance(c, RWCCallback) and c is not self]
         if any(other.prefix == self.prefix for other in others):
             raise ValueError(f"Two RWCCallbacks have `prefix={self.prefix!r}`: give each a prefix of its own.")
-
-
-def _history_of(state: dict[str, Any]) -> RWCHistory:
-    table = state["values"].numpy(), state["standard_errors"].numpy()
-    return RWCHistory(state["layers"], state["epochs"], state["steps"], *table)
+        taken = {name for other in others for name in (other.prefix, *other._measures.tables)}
+        if shared := taken.intersection(self._measures.tables):
+            raise ValueError(
+                f"Two RWCCallbacks have tags that start with {shared.pop()!r}: give one of them the measure."
+            )
 
 
 def _has_replicas(trainer: Trainer) -> bool:

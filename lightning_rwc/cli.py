@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``lightning-rwc``."""
 
+import logging
 import shlex
 import subprocess
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -44,14 +48,10 @@ def demo(
     open_: Annotated[bool, typer.Option("--open", help="start TensorBoard at the end")] = False,
 ) -> None:
     """Train a small CNN on real images and see every layer's relative weight change."""
-    try:
+    with _errors_told("demo"):
         from lightning_rwc.demo import run_demo
 
         result = run_demo(data.value, data_dir, epochs, log_dir)
-    except ModuleNotFoundError as error:
-        _fail(f'The demo needs the package {error.name}: pip install "lightning-rwc[demo]"')
-    except FileNotFoundError as error:
-        _fail(str(error))
 
     console = Console()
     console.print(history_table(result.history))
@@ -61,6 +61,73 @@ def demo(
     print(f"\nTo look at them in TensorBoard:\n  tensorboard --logdir {shlex.quote(str(log_dir))}")
     if open_:
         subprocess.run([sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir)], check=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def reproduce(
+    context: typer.Context,
+    *,
+    model: Annotated[str, typer.Option(help="resnet18, vgg19_bn, alexnet, xception, resnet50 or efficientnet_b4")],
+    data: Annotated[str, typer.Option(help="mnist, fashion-mnist, cifar10, cifar100, svhn or digits")],
+    data_dir: Annotated[Path, typer.Option(help="where data sets are, or go")] = Path("data"),
+    seeds: Annotated[str, typer.Option(help="one run each")] = "0,42,123,1000,1234",
+    epochs: Annotated[int, typer.Option(min=1, help="epochs to train")] = 150,
+    subset: Annotated[int | None, typer.Option(min=1, help="train on the first so many images only")] = None,
+    out: Annotated[Path, typer.Option(help="where experiments are kept, a folder each")] = Path("rwc_experiments"),
+) -> None:
+    """Rerun the paper: train with several seeds, and judge its claims.
+
+    Any further argument goes to LightningCLI, as --trainer.accelerator=cpu, --model.learning_rate=0.01,
+    --data.augment=true or --config=my.yaml. A command that was interrupted goes on when it is given again.
+    """
+    options = [*context.args, f"--data.data_dir={data_dir}", f"--trainer.max_epochs={epochs}"]
+    options += [f"--data.subset={subset}"] if subset is not None else []
+    with _errors_told("experiments"), warnings.catch_warnings():
+        from lightning_rwc.experiments.report import write_report
+        from lightning_rwc.experiments.run import run_seeds
+
+        # What Lightning advises its users of is for them to see, not for those of an experiment.
+        warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)")
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+        folder = out / f"{model}-{data}"
+        run_seeds(model, data, _integers(seeds), folder, options)
+        report = write_report(folder)
+    print(f"The report: {report}")
+
+
+@app.command()
+def cluster(
+    files: Annotated[list[Path], typer.Argument(help="histories, or CSV tables with layers as columns or rows")],
+    out: Annotated[Path, typer.Option(help="where pictures and table go")],
+    *,
+    procedure: Annotated[str, typer.Option(help="robust or reference")] = "robust",
+    k: Annotated[int | None, typer.Option(help="number of clusters; by default that of the best silhouette")] = None,
+    drop_ends: Annotated[bool, typer.Option(help="leave out the first and the last layer")] = False,
+    kind: Annotated[list[str] | None, typer.Option(help="REGEX=KIND: mark layers of that name; several times")] = None,
+    seed: Annotated[int, typer.Option(help="of k-means")] = 0,
+) -> None:
+    """Find layers that learn alike: cluster curves of relative weight change (WeightScale)."""
+    with _errors_told():
+        from lightning_rwc.weightscale import save_clusters
+
+        patterns = dict(_pattern_and_kind(pair) for pair in kind) if kind else None
+        options = {"procedure": procedure, "k": k, "drop_ends": drop_ends, "seed": seed}
+        written = save_clusters(files, out, patterns=patterns, **options)
+    print(*written, sep="\n")
+
+
+def _integers(seeds: str) -> list[int]:
+    try:
+        return [int(seed) for seed in seeds.split(",")]
+    except ValueError:
+        raise ValueError(f"`--seeds` must be integers separated by commas, but got {seeds!r}.") from None
+
+
+def _pattern_and_kind(pair: str) -> tuple[str, str]:
+    pattern, equals, kind = pair.rpartition("=")
+    if not equals:
+        raise ValueError(f"`--kind` must be REGEX=KIND, as '_dw$=depth-wise', but got {pair!r}.")
+    return pattern, kind
 
 
 def history_table(history: "RWCHistory") -> Table:
@@ -89,6 +156,15 @@ def sparkline(curve: npt.NDArray[np.float64], low: float, high: float) -> str:
     return "".join(marks)
 
 
-def _fail(message: str) -> None:
-    typer.echo(message, err=True)
+@contextmanager
+def _errors_told(extra: str = "analysis") -> Iterator[None]:
+    """Turn what a user can mend into a message, and a missing package into how to install it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        typer.echo(f'This needs the package {error.name}: pip install "lightning-rwc[{extra}]"', err=True)
+    except (OSError, ValueError) as error:
+        typer.echo(str(error), err=True)
+    else:
+        return
     raise typer.Exit(code=2)

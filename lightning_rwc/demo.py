@@ -1,25 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """A small convolutional network on real images, trained with the callback: what ``lightning-rwc demo`` runs."""
 
-import gzip
-import shutil
-from collections.abc import Sized
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, Subset, TensorDataset, random_split
+from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_rwc.callback import RWCCallback
+from lightning_rwc.experiments.data import load_images
 from lightning_rwc.history import RWCHistory
 
 _MOST_IMAGES = 10_000  # so that two CPU cores are done within a minute
-_DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 class DemoResult(NamedTuple):
@@ -83,8 +80,7 @@ def run_demo(data: str, data_dir: Path, epochs: int, log_dir: Path) -> DemoResul
 
     """
     seed_everything(0, verbose=False)
-    train, validation = load_digits() if data == "digits" else load_fashion_mnist(data_dir)
-    train = Subset(train, range(min(len(cast(Sized, train)), _MOST_IMAGES)))
+    train, validation = demo_images(data, data_dir)
     callback = RWCCallback()
     logger = TensorBoardLogger(log_dir, name=data, default_hp_metric=False)
     trainer = Trainer(
@@ -106,50 +102,16 @@ def run_demo(data: str, data_dir: Path, epochs: int, log_dir: Path) -> DemoResul
     return DemoResult(callback.history, float(trainer.callback_metrics["val_accuracy"]), run, files)
 
 
-def load_digits() -> tuple[Dataset[tuple[Tensor, ...]], Dataset[tuple[Tensor, ...]]]:
-    """scikit-learn's 1,797 handwritten digits of 8×8 pixels, which ship inside it: training and validation set."""
-    from sklearn.datasets import load_digits as load
+def demo_images(data: str, data_dir: Path) -> tuple[TensorDataset, TensorDataset]:
+    """Training and validation set, of at most 10,000 images each, with pixels from 0 to 1.
 
-    digits = load()
-    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
-    train, validation = random_split(TensorDataset(images, torch.tensor(digits.target)), [0.8, 0.2])
-    return train, validation
-
-
-def load_fashion_mnist(data_dir: Path) -> tuple[Dataset[tuple[Tensor, ...]], Dataset[tuple[Tensor, ...]]]:
-    """Fashion-MNIST by torchvision: 60,000 training and 10,000 test images of 28×28 pixels.
-
-    The four gz files are taken from ``data_dir``, or where Debian's package ``dataset-fashion-mnist`` puts them;
-    else torchvision downloads them.
+    Args:
+        data: a data set with one channel and ten classes, see :func:`~lightning_rwc.experiments.data.load_images`.
+        data_dir: where data sets are looked for, unpacked or downloaded to.
 
     """
-    from torchvision.datasets import FashionMNIST
-
-    _unpack_fashion_mnist(data_dir, [name for name, _ in FashionMNIST.resources])
-    sets = []
-    for train in (True, False):
-        try:
-            data = FashionMNIST(str(data_dir), train=train, download=True)
-        except Exception as error:
-            raise FileNotFoundError(
-                f"Fashion-MNIST is not in {data_dir} and could not be downloaded ({error}). Put its four files "
-                f"*-ubyte.gz there, or install Debian's package dataset-fashion-mnist."
-            ) from error
-        sets.append(TensorDataset(data.data.unsqueeze(1).float() / 255, data.targets))
-    return sets[0], sets[1]
-
-
-def _unpack_fashion_mnist(data_dir: Path, names: list[str]) -> None:
-    # torchvision wants the files unpacked, in this folder.
-    raw = data_dir / "FashionMNIST" / "raw"
-    if all((raw / name).with_suffix("").exists() for name in names):
-        return
-    for source in (data_dir, raw, _DEBIAN_FASHION_MNIST):
-        if all((source / name).exists() for name in names):
-            raw.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                partial = raw / f"{name}.partial"
-                with gzip.open(source / name) as packed, partial.open("wb") as unpacked:
-                    shutil.copyfileobj(packed, unpacked)
-                partial.replace((raw / name).with_suffix(""))
-            return
+    train, validation = (
+        TensorDataset(images[:_MOST_IMAGES] / 255, labels[:_MOST_IMAGES])
+        for images, labels in (dataset.tensors for dataset in load_images(data, data_dir))
+    )
+    return train, validation

@@ -4,12 +4,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+
+from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -148,17 +150,30 @@ class RWCHistory:
         except Exception as error:
             raise ValueError(f"{path} is not a history written by RWCHistory.save: {error}") from error
 
-    def plot_heatmap(self) -> "Figure":
+    def state_dict(self) -> dict[str, Any]:
+        """The table as lists and tensors, for a checkpoint."""
+        import torch
+
+        tables = {"values": self.values, "standard_errors": self.standard_errors}
+        lists = {"layers": list(self.layers), "epochs": list(self.epochs), "steps": list(self.steps)}
+        return lists | {name: torch.from_numpy(table) for name, table in tables.items()}
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Any]) -> "RWCHistory":
+        """The table that :meth:`state_dict` gave."""
+        return cls(**{name: state[name] for name in ("layers", "epochs", "steps", "values", "standard_errors")})
+
+    def plot_heatmap(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
         """Draw layers × measurements, see :func:`~lightning_rwc.plotting.heatmap`."""
         from lightning_rwc.plotting import heatmap
 
-        return heatmap(self.values, self.layers, self.epochs, self.steps)
+        return heatmap(self.values, self.layers, self.epochs, self.steps, quantity)
 
-    def plot_curves(self) -> "Figure":
+    def plot_curves(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
         """Draw every layer's curve in one chart, see :func:`~lightning_rwc.plotting.curves`."""
         from lightning_rwc.plotting import curves
 
-        return curves(self.values, self.layers, self.epochs, self.steps)
+        return curves(self.values, self.layers, self.epochs, self.steps, quantity)
 
 
 def _table(argument: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float64]:

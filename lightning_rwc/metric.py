@@ -155,7 +155,7 @@ class RelativeWeightChange(Metric):
             module: the module of construction, or one with the same parameter names.
 
         """
-        found = self._find(module)
+        found = self.tracked(module)
         known = set(self.layers)
         self.layers += [layer for layer in found if layer not in known]
         advance = self.relative_to == "previous"
@@ -189,6 +189,14 @@ class RelativeWeightChange(Metric):
             self.total = ratios[-1]
         self.standard_errors = dict(zip(names, errors.unbind(), strict=False))
         return dict(zip(names, ratios.unbind(), strict=False))
+
+    def tracked(self, module: Module) -> Layers:
+        """The parameters of each layer that ``module`` has now: layer name to parameter name to parameter."""
+        # Names and groups are worked out again only when there are other parameters than the last time.
+        present = resharded_parameters(module)
+        if len(present) != len(self._seen) or not all(map(is_, present, self._seen)):
+            self._seen, self._found = present, self._selection.find(module)
+        return self._found
 
     @property
     def left_out(self) -> dict[str, int]:
@@ -231,10 +239,3 @@ class RelativeWeightChange(Metric):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_seen": [], "_found": {}}
-
-    def _find(self, module: Module) -> Layers:
-        # Names and groups are worked out again only when there are other parameters than the last time.
-        present = resharded_parameters(module)
-        if len(present) != len(self._seen) or not all(map(is_, present, self._seen)):
-            self._seen, self._found = present, self._selection.find(module)
-        return self._found

@@ -12,7 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
-from matplotlib.colors import LogNorm, Normalize
+from matplotlib.colors import Colormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.image import PcolorImage
 from matplotlib.legend import Legend
@@ -21,14 +21,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
+from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.row_names import RowNames, short, text_width
 
 Table = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int_]
 
-_VALUE_LABEL = "relative weight change (ratio, log scale)"
 _DPI = 100
-_CMAP = colormaps["viridis"]
+_CMAP, _SIGNED_CMAP = colormaps["viridis"], colormaps["PuOr"]
 # Outside the colour map, and apart from it also without colour vision.
 _ZERO, _INFINITE, _MISSING = "#d4d4d4", "#f03b20", "#ffffff"
 _DECADES = 6  # a colour scale over more hides the differences people look for
@@ -40,18 +40,25 @@ _LEGEND_LAYERS = 12
 _LEVELS = [round(round(level * 31 / 255) * 255 / 31) for level in range(256)]
 
 
-def heatmap(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: Sequence[int]) -> Figure:
+def heatmap(
+    values: Table,
+    layers: Sequence[str],
+    epochs: Sequence[int],
+    steps: Sequence[int],
+    quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+) -> Figure:
     """Draw layers × measurements: depth from top to bottom, time from left to right, logarithmic colour.
 
     Cells that are zero, infinite or ``nan`` have colours of their own and no say in the colour scale, which spans
-    at most six decades below the largest finite value. Of more than 260 measurements 260 are drawn, evenly
-    spaced, the last one always; of more than 320 layers 320 are named.
+    at most six decades below the largest finite value; that of a signed quantity is linear around zero. Of more than
+    260 measurements 260 are drawn, evenly spaced, the last one always; of more than 320 layers 320 are named.
 
     Args:
-        values: relative weight changes, of shape ``(measurements, layers)``.
+        values: of shape ``(measurements, layers)``.
         layers: names of the layers, in depth order.
         epochs: the epoch of each measurement; the x axis, where every epoch has one measurement.
         steps: the step of each measurement; the x axis elsewhere.
+        quantity: what the values are.
 
     Raises:
         ValueError: if there is no measurement.
@@ -65,9 +72,9 @@ def heatmap(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: 
     row_height = float(np.clip(5 / max(len(named), 1), 0.11, 0.4).round(2))
     font_size = min(9.0, row_height * 72 * 0.82)
     figure, axes = _figure(height=max(row_height * len(named), 2.0), left=0.5 + text_width(names, font_size), right=1.2)
-    norm = LogNorm(*_log_limits(cells[np.isfinite(cells) & (cells > 0)], _DECADES), clip=True)
+    cmap, norm = _SIGNED_CMAP if quantity.signed else _CMAP, _colour_norm(cells, quantity)
     x, y = (np.arange(count + 1) - 0.5 for count in cells.shape[::-1])
-    image = PcolorImage(axes, x, y, _colours(cells, norm))
+    image = PcolorImage(axes, x, y, _colours(cells, norm, cmap))
     image.set_extent((x[0], x[-1], y[-1], y[0]))
     axes.add_image(image)
     axes.tick_params(axis="y", length=0, labelsize=font_size)
@@ -77,16 +84,24 @@ def heatmap(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: 
     ticks = _round_times(times)
     axes.set_xticks(np.interp(ticks, times, np.arange(len(columns))), [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(time_label)
-    _mark_special(axes, cells)
-    bar = _colour_bar(axes, norm, _VALUE_LABEL)
-    _log_ticks(bar.yaxis, *bar.get_ylim())
+    _mark_special(axes, cells, quantity)
+    bar = _colour_bar(axes, norm, cmap, _axis_label(quantity))
+    if not quantity.signed:
+        log_ticks(bar.yaxis, *bar.get_ylim())
     return figure
 
 
-def curves(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: Sequence[int]) -> Figure:
+def curves(
+    values: Table,
+    layers: Sequence[str],
+    epochs: Sequence[int],
+    steps: Sequence[int],
+    quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+) -> Figure:
     """Draw every layer's curve in one chart, coloured by depth, on a logarithmic axis; arguments as for `heatmap`.
 
-    Zeros and infinities, which such an axis has no place for, stand as triangles at its lower and upper edge. Up to
+    Zeros and infinities, which such an axis has no place for, stand as triangles at its lower and upper edge. The axis
+    of a signed quantity is linear. Up to
     12 layers get a legend, more a colour bar of depth. Of more than 320 layers 320 are drawn, and of the measurements
     260, or as many as come to 24,000 points: evenly spaced, first and last included.
     """
@@ -97,27 +112,32 @@ def curves(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: S
     colours = _CMAP(depth(rows))
     listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else _spread(len(rows), 6)
     figure, axes = _figure(height=3.4, left=0.9, right=0.6 + max(text_width([names[i] for i in listed], 8), 0.9))
-    axes.set_yscale("log")
     axes.set_xlabel(time_label)
-    axes.set_ylabel(_VALUE_LABEL)
+    axes.set_ylabel(_axis_label(quantity))
     axes.grid(alpha=0.3)
 
     x = np.broadcast_to(times[:, None], values.shape)
-    positive = np.isfinite(values) & (values > 0)
+    drawable = _drawable(values, quantity)
     margin = 0.03 * np.ptp(times) or 0.5
     axes.set_xlim(times.min() - margin, times.max() + margin)
     axes.set_xticks(_round_times(times))
-    low, high = _log_limits(values[positive], decades=np.inf)
-    axes.set_ylim(low / 1.3, high * 1.3)
-    _log_ticks(axes.yaxis, low, high)
-    lines = np.stack([x, np.where(positive, values, np.nan)], axis=2).transpose(1, 0, 2)
+    if quantity.signed:
+        axes.axhline(0, color="0.6", linewidth=0.8)
+        axes.update_datalim(np.column_stack((x[drawable], values[drawable])))
+        axes.autoscale_view(scalex=False)
+    else:
+        low, high = _log_limits(values[drawable], decades=np.inf)
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.3, high * 1.3)
+        log_ticks(axes.yaxis, low, high)
+    lines = np.stack([x, np.where(drawable, values, np.nan)], axis=2).transpose(1, 0, 2)
     axes.add_collection(LineCollection(list(lines), colors=colours, linewidths=1.3 if len(rows) <= 40 else 0.8))
     if len(values) <= 30 and values.size <= 1000:
-        _points(axes, x, values, positive, colours, marker="o", s=10)
+        _points(axes, x, values, drawable, colours, marker="o", s=10)
     special = []
     for mask, marker, edge, label in (
-        (values == 0, "v", 0.015, "0: did not move"),
-        (np.isposinf(values), "^", 0.985, "inf: moved from all zeros"),
+        ((values == 0) & ~drawable, "v", 0.015, quantity.zero),
+        (np.isposinf(values), "^", 0.985, quantity.infinite),
     ):
         if mask.any():
             at_edge = {"transform": axes.get_xaxis_transform(), "clip_on": False}
@@ -129,7 +149,7 @@ def curves(values: Table, layers: Sequence[str], epochs: Sequence[int], steps: S
     if len(rows) <= _LEGEND_LAYERS:
         _legend(axes, [Line2D([], [], color=c, label=name) for c, name in zip(colours, names, strict=True)])
     else:
-        bar = _colour_bar(axes, depth, "")
+        bar = _colour_bar(axes, depth, _CMAP, "")
         bar.text(0, 1.02, "depth", transform=bar.transAxes, fontsize=9)
         bar.set_yticks(rows[listed], [names[i] for i in listed], fontsize=8, parse_math=False)
         bar.invert_yaxis()
@@ -171,7 +191,8 @@ def _round_times(times: Table) -> Table:
     return np.asarray(ticks[(ticks >= low) & (ticks <= high) & (ticks == ticks.round())])
 
 
-def _log_ticks(axis: Axis, low: float, high: float) -> None:
+def log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Give a logarithmic ``axis`` from ``low`` to ``high`` ticks with plain numbers."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(LogLocator(subs=(2, 5)))
@@ -187,21 +208,40 @@ def _log_limits(positive: Table, decades: float) -> tuple[float, float]:
     return (low, high) if low < high else (low / 3, high * 3)
 
 
-def _colours(cells: Table, norm: LogNorm) -> npt.NDArray[np.uint8]:
-    finite = np.isfinite(cells) & (cells > 0)
-    image = _CMAP(norm(np.where(finite, cells, 1.0)), bytes=True)
-    for mask, colour in ((cells == 0, _ZERO), (np.isposinf(cells), _INFINITE), (np.isnan(cells), _MISSING)):
+def _drawable(values: Table, quantity: Quantity) -> npt.NDArray[np.bool_]:
+    return np.isfinite(values) & ((values > 0) | quantity.signed)
+
+
+def _axis_label(quantity: Quantity) -> str:
+    if quantity.signed:
+        return quantity.label
+    name, unit, _ = quantity.label.partition(")")
+    return f"{name}, log scale)" if unit else f"{name} (log scale)"
+
+
+def _colour_norm(cells: Table, quantity: Quantity) -> Normalize:
+    values = cells[_drawable(cells, quantity)]
+    if not quantity.signed:
+        return LogNorm(*_log_limits(values, _DECADES), clip=True)
+    reach = float(np.abs(values).max(initial=0)) or 1.0
+    return Normalize(-reach, reach)
+
+
+def _colours(cells: Table, norm: Normalize, cmap: Colormap) -> npt.NDArray[np.uint8]:
+    image = cmap(norm(np.where(np.isfinite(cells), cells, 1.0)), bytes=True)
+    zero = (cells == 0) & isinstance(norm, LogNorm)
+    for mask, colour in ((zero, _ZERO), (np.isinf(cells), _INFINITE), (np.isnan(cells), _MISSING)):
         image[mask] = [*bytes.fromhex(colour[1:]), 255]
     return np.asarray(image)
 
 
-def _mark_special(axes: Axes, cells: Table) -> None:
+def _mark_special(axes: Axes, cells: Table, quantity: Quantity) -> None:
     box = axes.get_window_extent()
     size = 0.45 * 72 / _DPI * min(box.height / max(cells.shape[0], 1), box.width / max(cells.shape[1], 1))
     entries = []
     for mask, colour, marker, label in (
-        (cells == 0, _ZERO, None, "0: did not move"),
-        (np.isposinf(cells), _INFINITE, r"$\infty$", "inf: moved from all zeros"),
+        ((cells == 0) & (not quantity.signed), _ZERO, None, quantity.zero),
+        (np.isinf(cells), _INFINITE, r"$\infty$", quantity.infinite),
         (np.isnan(cells), _MISSING, "x", "nan: not finite, or not there"),
     ):
         if mask.any():
@@ -236,10 +276,10 @@ def _legend(axes: Axes, entries: Sequence[Patch | Line2D], above: bool = False) 
         text.set_text(str(entry.get_label()))
 
 
-def _colour_bar(axes: Axes, norm: Normalize, label: str) -> Axes:
+def _colour_bar(axes: Axes, norm: Normalize, cmap: Colormap, label: str) -> Axes:
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     box, width = axes.get_position(), figure.get_figwidth()
     bar = figure.add_axes((box.x1 + 0.15 / width, box.y0, 0.18 / width, box.height))
-    figure.colorbar(ScalarMappable(norm, _CMAP), cax=bar).set_label(label, fontsize=9)
+    figure.colorbar(ScalarMappable(norm, cmap), cax=bar).set_label(label, fontsize=9)
     return bar

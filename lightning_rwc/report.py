@@ -12,6 +12,8 @@ from lightning_rwc.cadence import check_count
 from lightning_rwc.functional import depth_correlation
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.loggers import LoggerOutput
+from lightning_rwc.measures import MeasureTables
+from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE
 from lightning_rwc.tags import Tags
 
 # Pictures take their share of time at most one part in so many, however short epochs are.
@@ -47,12 +49,17 @@ class Report:
         self._rested = -math.inf
         self._told_non_finite = False
 
-    def measurement(self, trainer: Trainer, history: RWCHistory, row: dict[str, float], total: float) -> None:
-        """Tell of ``row``, the newest of ``history``, and of the ``total`` of the whole model."""
+    def measurement(
+        self, trainer: Trainer, history: RWCHistory, row: dict[str, float], total: float, measures: MeasureTables
+    ) -> None:
+        """Tell of ``row``, the newest of ``history``, of the ``total`` of the whole model, and of ``measures``."""
         step = history.steps[-1]
         self._warn_if_non_finite(row, step)
         scalars = {self._tags.layer(layer): value for layer, value in row.items()}
         scalars |= {self._tags.total: total, self._tags.depth_correlation: depth_correlation([*row.values()])}
+        for measure, table in measures:
+            values = zip(table.layers, table.values[-1].tolist(), strict=True)
+            scalars |= {Tags(measure.name).layer(layer): value for layer, value in values if layer in row}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
         self._output.scalars(trainer.loggers, scalars, step)
@@ -63,10 +70,10 @@ class Report:
         else:
             due = bool(self._heatmap) and fresh >= self._heatmap
         if due:
-            self.pictures(trainer, history)
+            self.pictures(trainer, history, measures)
 
-    def pictures(self, trainer: Trainer, history: RWCHistory) -> None:
-        """Show the pictures of ``history`` to the loggers that can show them, unless they have its newest row."""
+    def pictures(self, trainer: Trainer, history: RWCHistory, measures: MeasureTables) -> None:
+        """Show the pictures of ``history`` and ``measures`` to the loggers that can, unless they have the newest."""
         if not self._heatmap or self._drawn == len(history) or not trainer.is_global_zero:
             return
         loggers = self._output.showing_images(trainer.loggers)
@@ -77,8 +84,11 @@ class Report:
         with self._output.survive("drawing the pictures"):
             from lightning_rwc.plotting import to_image
 
-            figures = {self._tags.heatmap: history.plot_heatmap(), self._tags.curves: history.plot_curves()}
-            images = {tag: to_image(figure) for tag, figure in figures.items()}
+            images = {}
+            tables = [(Tags(measure.name), table, measure.quantity) for measure, table in measures]
+            for tags, table, quantity in [(self._tags, history, RELATIVE_WEIGHT_CHANGE), *tables]:
+                images[tags.heatmap] = to_image(table.plot_heatmap(quantity))
+                images[tags.curves] = to_image(table.plot_curves(quantity))
             self._output.images(loggers, images, history.steps[-1])
         now = time.monotonic()
         self._rested = now + _REST * (now - start)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from lightning_rwc import RelativeWeightChange, RWCCallback
 from tests.helpers import expected_table
-from tests.oracle import numpy_rwc
+from tests.oracle import numpy_rwc, numpy_strengths
 
 WEIGHTS = ["net.0", "net.2", "net.4", "net.5", "head"]
 
@@ -147,7 +147,8 @@ def check(callback, states, norm, relative_to):
 
 
 def main(case, processes, norm, relative_to, folder):
-    callback, gather = RWCCallback(norm=norm, relative_to=relative_to), Gather()
+    measures = ("rwc", "strength", "fluctuation")
+    callback, gather = RWCCallback(norm=norm, relative_to=relative_to, measures=measures), Gather()
     grouped = RWCCallback(
         norm=norm, relative_to=relative_to, group_by="tests.distributed_program:halves", prefix="group"
     )
@@ -156,6 +157,12 @@ def main(case, processes, norm, relative_to, folder):
     trainer = run(case, processes, folder, [callback, grouped, *sampled, gather], logger=logger)
     assert callback.history.layers == WEIGHTS
     check(callback, gather.states, norm, relative_to)
+    for strength, fluctuation, state in zip(
+        callback.histories["strength"].values, callback.histories["fluctuation"].values, gather.states[1:], strict=True
+    ):
+        units = numpy_strengths([state[f"{name}.weight"].double().numpy() for name in WEIGHTS])
+        np.testing.assert_allclose(strength, [np.mean(s) for s in units], rtol=1e-6)
+        np.testing.assert_allclose(fluctuation, [np.std(s) for s in units], rtol=1e-6, atol=1e-12)
     for estimate in sampled:
         check_estimate(estimate.history, callback.history)
     check_memory(case, callback)

@@ -2,6 +2,8 @@
 """A model, data and recorders that the tests of the callback share."""
 
 import copy
+import gzip
+import struct
 from itertools import pairwise
 
 import numpy as np
@@ -122,3 +124,14 @@ def events(log_dir):
     accumulator = EventAccumulator(str(log_dir), size_guidance={"scalars": 0, "images": 0})
     accumulator.Reload()
     return accumulator
+
+
+def fashion_mnist_files(folder, **counts):
+    """Write the four files of Fashion-MNIST with random content; returns images and labels of each part."""
+    rng = np.random.default_rng(0)
+    arrays = {part: (rng.integers(0, 256, (n, 28, 28)), rng.integers(0, 10, n)) for part, n in counts.items()}
+    for part, pair in arrays.items():
+        for kind, array in zip(("images-idx3", "labels-idx1"), pair, strict=True):
+            header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
+    return arrays

@@ -27,3 +27,17 @@ def numpy_rwc(previous, current, norm):
         return np.linalg.norm(c - p, 2) / np.linalg.norm(p, 2)
     kept = p != 0
     return np.mean(np.abs(c[kept] - p[kept]) / np.abs(p[kept]))
+
+
+def numpy_strengths(weights):
+    """Incoming plus outgoing weights of every unit of a chain of matrices, element by element."""
+    strengths = []
+    for index, weight in enumerate(weights):
+        following = weights[index + 1] if index + 1 < len(weights) else np.zeros((0, len(weight)))
+        strengths.append(
+            [
+                sum(float(w) for w in weight[unit]) + sum(float(w) for w in following[:, unit])
+                for unit in range(len(weight))
+            ]
+        )
+    return strengths

@@ -16,7 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback
-from lightning_rwc.demo import DemoCNN, load_digits
+from lightning_rwc.demo import DemoCNN, demo_images
 from tests.helpers import BATCHES, LAYERS, Net, Recorder, TwoOptimizers, events, expected_table, images, net, trainer
 from tests.oracle import numpy_rwc
 
@@ -30,7 +30,7 @@ DIGITS_LAYERS = ["conv1", "conv2", "conv3", "fc"]
 @pytest.mark.parametrize("relative_to", ["previous", "initial"])
 def test_event_file_of_a_digits_run_equals_numpy(norm, relative_to, tmp_path):
     seed_everything(0, verbose=False)
-    train, validation = load_digits()
+    train, validation = demo_images("digits", tmp_path)
     recorder, logger = Recorder(), TensorBoardLogger(tmp_path)
     callback = RWCCallback(norm=norm, relative_to=relative_to)
     fit = trainer(callback, recorder, tmp_path=tmp_path, logger=logger, max_epochs=5)

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-import gzip
 import math
-import struct
 import sys
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from lightning_rwc import RWCHistory, demo
+from lightning_rwc import RWCHistory
 from lightning_rwc.cli import app, sparkline
-from tests.helpers import events
+from tests.helpers import events, fashion_mnist_files
 
 
 def invoke(*args):
@@ -53,39 +51,12 @@ def test_demo_names_bad_data_and_missing_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     result = invoke("demo", "--epochs", "1")
     assert result.exit_code == 2
-    assert 'The demo needs the package sklearn.datasets: pip install "lightning-rwc[demo]"' in result.output
-
-
-def idx(array):
-    """The bytes of an array in the format of the MNIST family."""
-    header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    return gzip.compress(header + array.astype(np.uint8).tobytes())
-
-
-def test_fashion_mnist_from_gz_files(tmp_path, monkeypatch):
-    monkeypatch.setattr(demo, "_DEBIAN_FASHION_MNIST", tmp_path / "package")
-    (tmp_path / "package").mkdir()
-    rng = np.random.default_rng(0)
-    arrays = {}
-    for part, count in (("train", 6), ("t10k", 3)):
-        arrays[part] = rng.integers(0, 256, (count, 28, 28)), rng.integers(0, 10, count)
-        for kind, array in zip(("images-idx3", "labels-idx1"), arrays[part], strict=True):
-            (tmp_path / "package" / f"{part}-{kind}-ubyte.gz").write_bytes(idx(array))
-    for _ in range(2):  # the second time they are unpacked already
-        train, test = demo.load_fashion_mnist(tmp_path / "data")
-    for dataset, part in ((train, "train"), (test, "t10k")):
-        images, labels = arrays[part]
-        np.testing.assert_allclose(dataset.tensors[0][:, 0], images / 255, rtol=1e-6)
-        assert dataset.tensors[1].tolist() == labels.tolist()
+    assert 'This needs the package sklearn.datasets: pip install "lightning-rwc[demo]"' in result.output
 
 
 @pytest.mark.integration
-def test_demo_on_fashion_mnist(tmp_path, monkeypatch):
-    rng = np.random.default_rng(0)
-    for part, count in (("train", 10_100), ("t10k", 50)):
-        files = {"images-idx3": rng.integers(0, 256, (count, 28, 28)), "labels-idx1": rng.integers(0, 10, count)}
-        for kind, array in files.items():
-            (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(idx(array))
+def test_demo_on_fashion_mnist(tmp_path):
+    fashion_mnist_files(tmp_path, train=10_100, t10k=50)
     where = ["--data-dir", str(tmp_path), "--log-dir", str(tmp_path / "my log")]
     result = invoke("demo", "--data", "fashion-mnist", "--epochs", "1", *where)
     assert result.exit_code == 0, result.output
@@ -94,20 +65,41 @@ def test_demo_on_fashion_mnist(tmp_path, monkeypatch):
     assert history.steps == [10_000 // 64]  # 157 batches of 64: the subset, not all
 
 
-def test_fashion_mnist_that_is_nowhere_is_explained(tmp_path, monkeypatch):
-    from torchvision.datasets import FashionMNIST
-
-    def offline(self):
-        raise RuntimeError("no network")
-
-    monkeypatch.setattr(demo, "_DEBIAN_FASHION_MNIST", tmp_path / "package")
-    monkeypatch.setattr(FashionMNIST, "download", offline)
-    with pytest.raises(FileNotFoundError, match=r"could not be downloaded \(no network\).*dataset-fashion-mnist"):
-        demo.load_fashion_mnist(tmp_path / "data")
-
-
 def test_sparkline():
     low, high = math.log(1e-4), math.log(1.0)
     assert sparkline(np.array([1e-4, 1e-2, 1.0]), low, high) == "▁▅█"
     assert sparkline(np.array([0.0, math.inf, math.nan]), low, high) == "0∞?"
     assert sparkline(np.array([1.0, 1.0]), high, high) == "▅▅"
+
+
+def test_cluster_writes_pictures_and_a_table(tmp_path):
+    rng = np.random.default_rng(0)
+    shapes = np.stack([np.geomspace(0.5, 0.01, 8), np.full(8, 1e-3)])[[0, 1, 0, 1, 0]]
+    values = (shapes * np.exp(0.05 * rng.normal(size=shapes.shape))).T
+    layers = [f"conv{number}" for number in range(5)]
+    RWCHistory(layers, range(8), range(8), values).save(tmp_path / "run.csv")
+    out = tmp_path / "clusters"
+    result = invoke("cluster", str(tmp_path / "run.csv"), "--out", str(out), "--kind", "[024]$=even", "--seed", "1")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in out.iterdir()) == ["clusters.csv", "curves.png", "plane.png", "scree.png"]
+    rows = [line.split(",") for line in (out / "clusters.csv").read_text().splitlines()]
+    assert [row[0] for row in rows[1:]] == layers
+    assert [row[1] for row in rows[1:]] == ["0", "1", "0", "1", "0"]
+    assert [row[-1] for row in rows[1:]] == ["even", "other", "even", "other", "even"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["none.csv"], "none.csv"),
+        (["run.csv", "--k", "9"], "`k` must be from 1 to"),
+        (["run.csv", "--kind", "conv"], "`--kind` must be REGEX=KIND"),
+        (["run.csv", "--procedure", "best"], "`procedure` must be one of"),
+    ],
+)
+def test_cluster_names_what_is_wrong(arguments, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RWCHistory(list("abcd"), [0, 1], [0, 1], [[1, 2, 3, 4], [1, 3, 9, 27]]).save("run.csv")
+    result = invoke("cluster", *arguments, "--out", "out")
+    assert result.exit_code == 2
+    assert message in result.output

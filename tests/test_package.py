@@ -38,6 +38,7 @@ def test_public_names():
         ("from lightning_rwc import RelativeWeightChange", {"lightning", "pytorch_lightning"}),
         ("import lightning_rwc.plotting", {"torch", "lightning", "pandas"}),
         ("import lightning_rwc.cli", {"torch", "lightning", "matplotlib", "sklearn", "torchvision"}),
+        ("import lightning_rwc.weightscale", {"torch", "lightning", "matplotlib", "sklearn"}),
         ("from lightning_rwc import RWCCallback", {"sklearn", "wandb", "mlflow", "comet_ml"}),
     ],
 )

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The paper's training: cross-entropy by SGD with momentum at a constant learning rate."""
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+from typing_extensions import override
+
+from lightning_rwc.experiments.models import build
+
+
+class Classifier(LightningModule):
+    """One of the architectures, trained to classify images.
+
+    Args:
+        architecture: a key of :data:`~lightning_rwc.experiments.models.ARCHITECTURES`.
+        learning_rate: of SGD, the same in every epoch.
+        weight_decay: of SGD.
+        momentum: of SGD.
+        channels: of the images; set by the data.
+        classes: number of classes; set by the data.
+
+    Raises:
+        ValueError: if ``architecture`` is unknown.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        architecture: str = "resnet18",
+        learning_rate: float = 0.1,
+        weight_decay: float = 1e-4,
+        momentum: float = 0.9,
+        channels: int = 1,
+        classes: int = 10,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.network = build(architecture, channels, classes)
+        self.accuracies = MetricCollection(
+            {f"test_top{k}": MulticlassAccuracy(classes, top_k=k, average="micro") for k in (1, 5)}
+        )
+
+    @override
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores of shape ``(batch, classes)`` for images of shape ``(batch, channels, 32, 32)``."""
+        scores: Tensor = self.network(images)
+        return scores
+
+    @override
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy, logged as ``train_loss``."""
+        images, labels = batch
+        loss = nn.functional.cross_entropy(self(images), labels)
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    @override
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Top-1 and top-5 accuracy, logged as ``test_top1`` and ``test_top5``."""
+        images, labels = batch
+        self.accuracies.update(self(images), labels)
+        self.log_dict(self.accuracies)
+
+    @override
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD as in the paper."""
+        settings = {name: self.hparams[name] for name in ("momentum", "weight_decay")}
+        return torch.optim.SGD(self.parameters(), lr=self.hparams["learning_rate"], **settings)
+
+
+def layer_name(parameter: str) -> str:
+    """The layer of a tracked parameter of :class:`Classifier`: the module's name within the network."""
+    return parameter.removeprefix("network.").removesuffix(".weight")

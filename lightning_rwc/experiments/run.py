@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training with several seeds, one after the other; what is finished is kept, what was interrupted goes on."""
+
+import json
+import time
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from typing_extensions import override
+
+from lightning_rwc.callback import RWCCallback
+from lightning_rwc.experiments.classifier import Classifier, layer_name
+from lightning_rwc.experiments.data import DATA_SETS, Images
+from lightning_rwc.experiments.models import ARCHITECTURES
+from lightning_rwc.experiments.results import FINISHED, NORMS, SETTINGS, history_file, seed_folder
+
+# What may differ between two sessions of one experiment without changing its results.
+_IMMATERIAL = {"data_dir", "num_workers", "seed"}
+
+
+def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: Sequence[str]) -> None:
+    """Train ``model`` on ``data`` once for each seed, as the paper does where it has this setting.
+
+    Args:
+        model: a key of :data:`~lightning_rwc.experiments.models.ARCHITECTURES`.
+        data: a key of :data:`~lightning_rwc.experiments.data.DATA_SETS`.
+        seeds: what to seed initial weights and the order of images with.
+        out: the folder of this experiment. A seed that is finished there is kept, one that was interrupted goes on.
+        options: further arguments for LightningCLI, as ``--trainer.max_epochs=20`` or ``--config=my.yaml``.
+
+    Raises:
+        ValueError: if model, data or seeds are wrong, or ``out`` holds an experiment with other settings.
+        FileNotFoundError: if the data set is neither there nor to be downloaded.
+
+    """
+    if model not in ARCHITECTURES:
+        raise ValueError(f"`model` must be one of {', '.join(ARCHITECTURES)}, but got {model!r}.")
+    if data not in DATA_SETS:
+        raise ValueError(f"`data` must be one of {', '.join(DATA_SETS)}, but got {data!r}.")
+    if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
+        raise ValueError(f"`seeds` must be different integers from 0 upwards, but got {list(seeds)}.")
+    with _progress() as progress:
+        all_seeds = progress.add_task("seeds", total=len(seeds))
+        for seed in seeds:
+            _run_seed(model, data, seed, out=out, options=options, progress=progress)
+            progress.advance(all_seeds)
+
+
+def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[str], progress: Progress) -> None:
+    folder = seed_folder(out, seed)
+    callbacks = {norm: RWCCallback(norm=norm, group_by=layer_name, prefix=prefix) for norm, prefix in NORMS.items()}
+    newest = ModelCheckpoint(folder, filename="newest", enable_version_counter=False, save_on_train_epoch_end=True)
+    cli = _command_line(
+        model,
+        data,
+        seed,
+        folder=folder,
+        options=options,
+        callbacks=[*callbacks.values(), newest, _Epochs(progress, seed)],
+    )
+    _same_settings(cli, out)
+    if (folder / FINISHED).exists():
+        return
+    checkpoint = folder / "newest.ckpt"
+    start = time.monotonic()
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+    if cli.trainer.interrupted:
+        raise KeyboardInterrupt
+    seconds = time.monotonic() - start
+    (accuracies,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    for norm, callback in callbacks.items():
+        callback.history.save(history_file(folder, norm))
+    result = {"seed": seed, **accuracies, "seconds_of_last_fit": round(seconds, 1)}
+    partial = folder / f"{FINISHED}.partial"
+    partial.write_text(json.dumps(result, indent=2), encoding="utf-8")
+    partial.replace(folder / FINISHED)
+    checkpoint.unlink(missing_ok=True)
+
+
+class _CommandLine(LightningCLI):
+    @override
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.link_arguments("data.channels", "model.channels", apply_on="instantiate")
+        parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.seed")
+
+
+def _command_line(
+    model: str, data: str, seed: int, *, folder: Path, options: Sequence[str], callbacks: list[Callback]
+) -> LightningCLI:
+    logger = {"save_dir": str(folder), "name": "", "version": "tensorboard"}
+    defaults = {
+        "max_epochs": 150,
+        "devices": 1,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "default_root_dir": str(folder),
+        "logger": {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": logger},
+        "callbacks": callbacks,
+    }
+    setting = resources.files(__package__) / "configs" / f"{model}-{data}.yaml"
+    with resources.as_file(setting) as path:
+        config = [f"--config={path}"] if path.exists() else []
+        fixed = [f"--model.architecture={model}", f"--data.name={data}", f"--seed_everything={seed}"]
+        return _CommandLine(
+            Classifier,
+            Images,
+            trainer_defaults=defaults,
+            save_config_callback=None,
+            run=False,
+            args=[*config, *options, *fixed],
+        )
+
+
+def _same_settings(cli: LightningCLI, out: Path) -> None:
+    model, data = cli.config["model"].as_dict(), cli.config["data"].as_dict()
+    settings: dict[str, Any] = {
+        "model": model,
+        "data": {name: value for name, value in data.items() if name not in _IMMATERIAL},
+        "epochs": cli.trainer.max_epochs,
+        "precision": cli.trainer.precision,
+    }
+    path = out / SETTINGS
+    if not path.exists():
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        return
+    known = yaml.safe_load(path.read_text(encoding="utf-8"))
+    if known != settings:
+        raise ValueError(
+            f"{out} holds an experiment with other settings: {known}, while these are {settings}. "
+            "Choose another `--out`."
+        )
+
+
+def _progress() -> Progress:
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+
+
+class _Epochs(Callback):
+    """Shows how far the training with one seed is."""
+
+    def __init__(self, progress: Progress, seed: int) -> None:
+        self._progress, self._seed = progress, seed
+        self._tasks: list[TaskID] = []
+
+    @override
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            totals = {f"seed {self._seed}: epochs": trainer.max_epochs, "batches": trainer.num_training_batches}
+            self._tasks = [self._progress.add_task(name, total=total) for name, total in totals.items()]
+            self._progress.update(self._tasks[0], completed=trainer.current_epoch)
+
+    @override
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        for task in self._tasks[1:]:
+            self._progress.update(task, completed=batch_idx + 1)
+
+    @override
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        for task in self._tasks[:1]:
+            self._progress.update(task, completed=trainer.current_epoch + 1)
+
+    @override
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        for task in self._tasks:
+            self._progress.remove_task(task)
+        self._tasks = []

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``lightning-rwc reproduce``, run for real on scikit-learn's digits."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from importlib import resources
+
+import numpy as np
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lightning_rwc import RWCHistory
+from lightning_rwc.cli import app
+from lightning_rwc.experiments.claims import CLAIMS
+from lightning_rwc.experiments.results import NORMS
+from lightning_rwc.experiments.run import run_seeds
+from tests.helpers import events
+
+# Table 1 of the paper: learning rate and weight decay.
+TABLE_1 = {
+    "resnet18": ({"mnist": 0.1, "fashion-mnist": 0.1, "cifar10": 0.1, "cifar100": 0.1}, 1e-4),
+    "vgg19_bn": ({"mnist": 0.05, "fashion-mnist": 0.05, "cifar10": 0.05, "cifar100": 0.05}, 5e-4),
+    "alexnet": ({"mnist": 0.1, "fashion-mnist": 0.1, "cifar10": 0.001, "cifar100": 0.01}, 1e-4),
+}
+
+
+def arguments(out, *more, seeds="3,7"):
+    settings = ["--model", "alexnet", "--data", "digits", "--seeds", seeds, "--out", str(out), "--subset", "300"]
+    return ["reproduce", *settings, "--model.learning_rate=0.01", "--trainer.accelerator=cpu", *more]
+
+
+def reproduce(out, *more, seeds="3,7"):
+    return CliRunner().invoke(app, arguments(out, *more, seeds=seeds))
+
+
+def test_there_is_a_file_for_each_setting_of_the_paper():
+    configs = {path.name: yaml.safe_load(path.read_text()) for path in _configs().iterdir()}
+    assert len(configs) == 12
+    for architecture, (rates, decay) in TABLE_1.items():
+        for data, rate in rates.items():
+            config = configs[f"{architecture}-{data}.yaml"]
+            optimizer = {"learning_rate": rate, "weight_decay": decay, "momentum": 0.9}
+            assert config["model"] == {"architecture": architecture} | optimizer
+            assert config["data"] == {"name": data, "batch_size": 128}
+            assert config["trainer"] == {"max_epochs": 150}
+            assert (architecture, data) in CLAIMS
+
+
+def _configs():
+    return resources.files("lightning_rwc.experiments") / "configs"
+
+
+@pytest.mark.integration
+def test_reproduce_trains_every_seed_keeps_the_finished_and_reports(tmp_path):
+    first = reproduce(tmp_path, "--epochs", "2", seeds="3")
+    assert first.exit_code == 0, first.output
+    out = tmp_path / "alexnet-digits"
+    before = (out / "seed_3" / "finished.json").stat().st_mtime_ns
+    second = reproduce(tmp_path, "--epochs", "2")
+    assert second.exit_code == 0, second.output
+    assert (out / "seed_3" / "finished.json").stat().st_mtime_ns == before
+    assert f"The report: {out / 'report.html'}" in second.output
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "2 seeds (3, 7)" in page
+    assert "Trained on the first 300 images only." in page
+    for seed in (3, 7):
+        folder = out / f"seed_{seed}"
+        ended = json.loads((folder / "finished.json").read_text())
+        assert 0 <= ended["test_top1"] <= ended["test_top5"] <= 1
+        assert not list(folder.glob("*.ckpt"))
+        log = events(folder / "tensorboard")
+        for prefix in NORMS.values():
+            history = RWCHistory.load(folder / f"{prefix}.csv")
+            assert history.values.shape == (2, 6)
+            for layer, curve in zip(history.layers, history.values.T, strict=True):
+                np.testing.assert_allclose([e.value for e in log.Scalars(f"{prefix}/{layer}")], curve, rtol=1e-6)
+    settings = yaml.safe_load((out / "settings.yaml").read_text())
+    assert settings["data"]["subset"] == 300
+    assert settings["model"]["learning_rate"] == 0.01
+
+    other = reproduce(tmp_path, "--epochs", "3")
+    assert other.exit_code == 2
+    assert "other settings" in other.output
+    assert "--out" in other.output
+
+
+@pytest.mark.integration
+def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
+    command = [sys.executable, "-c", "from lightning_rwc.cli import app; app()"]
+    command += arguments(tmp_path / "killed", "--epochs", "5")
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "killed" / "alexnet-digits"
+    deadline = time.monotonic() + 240
+    while not (folder / "seed_7" / "newest.ckpt").exists():
+        assert process.poll() is None, "ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert (folder / "seed_3" / "finished.json").exists()
+    assert not (folder / "seed_7" / "finished.json").exists()
+
+    for out in ("killed", "whole"):
+        result = reproduce(tmp_path / out, "--epochs", "5")
+        assert result.exit_code == 0, result.output
+    for seed in (3, 7):
+        for prefix in NORMS.values():
+            tables = [
+                tmp_path / out / "alexnet-digits" / f"seed_{seed}" / f"{prefix}.csv" for out in ("killed", "whole")
+            ]
+            assert tables[0].read_text() == tables[1].read_text()
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "seeds", "message"),
+    [
+        ("resnet19", "digits", [0], "`model` must be one of.*'resnet19'"),
+        ("resnet18", "imagenet", [0], "`data` must be one of.*'imagenet'"),
+        ("resnet18", "digits", [], "`seeds` must be different integers"),
+        ("resnet18", "digits", [1, 1], r"`seeds` must be different integers.*\[1, 1\]"),
+    ],
+)
+def test_bad_arguments_are_named(model, data, seeds, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run_seeds(model, data, seeds, tmp_path, [])
+
+
+def test_seeds_that_are_no_numbers_are_named(tmp_path):
+    result = reproduce(tmp_path, seeds="1,two")
+    assert result.exit_code == 2
+    assert "`--seeds` must be integers separated by commas, but got '1,two'" in result.output
+
+
+def test_missing_data_is_explained(tmp_path, monkeypatch):
+    from torchvision.datasets import MNIST
+
+    def offline(self):
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr(MNIST, "download", offline)
+    place = ["--data-dir", str(tmp_path), "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["reproduce", "--model", "alexnet", "--data", "mnist", "--seeds", "0", *place])
+    assert result.exit_code == 2
+    assert "MNIST is not in" in result.output
+    assert "Put its four files" in result.output

@@ -1,0 +1,57 @@
+# SPDX-License-Identifier: Apache-2.0
+import numpy as np
+import pytest
+
+from lightning_rwc import RWCHistory
+from lightning_rwc.curve_files import read_curves
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
+def test_own_files_are_read(suffix, tmp_path):
+    saved = RWCHistory(["a", "b"], [3, 5], [9, 19], [[0.1, 0.2], [np.inf, np.nan]])
+    saved.save(tmp_path / f"run{suffix}")
+    read = read_curves(tmp_path / f"run{suffix}")
+    assert (read.layers, read.epochs, read.steps) == (["a", "b"], [3, 5], [9, 19])
+    np.testing.assert_array_equal(read.values, saved.values)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "layer,epoch_1,epoch_2\nconv1,0.5,inf\nconv2,,2\n",
+        "Layer,first,second\nconv1,0.5,inf\nconv2,,2\n",
+        '\ufeff,1,2\r\n"conv1",0.5,inf\r\nconv2,,2\r\n',
+        "epoch,conv1,conv2\n0,0.5,\n1,inf,2\n",
+        ",conv1,conv2\nepoch 4,0.5,\nepoch 5,inf,2\n",
+        "conv1,conv2\n0.5,nan\ninf,2\n",
+    ],
+)
+def test_plain_tables_are_read_whichever_way_they_lie(text, tmp_path):
+    path = tmp_path / "plain.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    read = read_curves(path)
+    assert (read.layers, read.epochs, read.steps) == (["conv1", "conv2"], [0, 1], [0, 1])
+    np.testing.assert_array_equal(read.values, [[0.5, np.nan], [np.inf, 2]])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "it must have a header"),
+        (b"layer;1;2\nconv1;0.5;1\n", "separated by commas"),
+        (b"layer,1,2\nconv1,0.5\n", "row 2 has 2 cells, but the header has 3"),
+        (b"layer,1,2\nconv1,0.5,fast\n", "row 2 has 'fast' where a number is needed"),
+        (b"layer,1,2\na,1,2\na,1,2\n", "the layer 'a' is there more than once"),
+        (b"x,a,b\nc,1,2\n", "unclear: its first cell, 'x', must be 'layer' or 'epoch'"),
+        (b"\xff\xfe\x00", "codec can't decode"),
+        (b'layer,1\n"conv', "unexpected end of data"),
+        (b"epoch,step,a\n0,x,1\n", "not a history written by RWCHistory.save"),
+    ],
+)
+def test_broken_files_are_named(content, message, tmp_path):
+    path = tmp_path / "broken.csv"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"broken.csv is not .*{message}"):
+        read_curves(path)
+    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
+        read_curves(tmp_path / "none.csv")
