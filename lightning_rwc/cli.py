@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -113,6 +113,31 @@ def cluster(
         patterns = dict(_pattern_and_kind(pair) for pair in kind) if kind else None
         options = {"procedure": procedure, "k": k, "drop_ends": drop_ends, "seed": seed}
         written = save_clusters(files, out, patterns=patterns, **options)
+    print(*written, sep="\n")
+
+
+@app.command()
+def checkpoints(
+    files: Annotated[list[str], typer.Argument(help="saved weights in order; or a folder, or a pattern in quotes")],
+    out: Annotated[Path, typer.Option(help="where table and pictures go")],
+    *,
+    norm: Annotated[str, typer.Option(help="l1, l2 or elementwise")] = "l1",
+    relative_to: Annotated[str, typer.Option(help="previous or initial")] = "previous",
+    layers: Annotated[list[str] | None, typer.Option(help="regular expression; several times for several")] = None,
+    group_by: Annotated[int | None, typer.Option(help="modules so many names deep are one layer")] = None,
+) -> None:
+    """Measure relative weight change over a series of saved weights, without training."""
+    with _errors_told():
+        from lightning_rwc.checkpoints import history_of_checkpoints
+
+        options: dict[str, Any] = {"norm": norm, "relative_to": relative_to, "layers": layers, "group_by": group_by}
+        history = history_of_checkpoints(files, **options)
+        out.mkdir(parents=True, exist_ok=True)
+        written = [out / name for name in ("rwc_history.csv", "rwc_heatmap.png", "rwc_curves.png")]
+        history.save(written[0])
+        history.plot_heatmap().savefig(written[1])
+        history.plot_curves().savefig(written[2])
+    Console().print(history_table(history))
     print(*written, sep="\n")
 
 

@@ -3,10 +3,11 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any, NamedTuple, TypeAlias, cast
 
+from torch import Tensor
 from torch.nn import DataParallel, Module, Parameter
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
@@ -66,8 +67,12 @@ class LayerSelection:
             raise ValueError(f"`group_by` must be at least 1 (modules one name deep), but got {group_by}.")
         self._group_by = group_by
 
-    def find(self, module: Module) -> Layers:
-        """The tracked parameters of ``module``: layer name to parameter name to parameter, in definition order."""
+    def find(self, module: Module | Mapping[str, Tensor]) -> Layers:
+        """The tracked parameters of ``module``, or of a state dict: layer name to parameter name to parameter.
+
+        They are in definition order. A state dict's tied parameters count each.
+
+        """
         tracked = [found for found in _named_parameters(module) if self._tracks(found)]
         layers: Layers = {}
         for layer, found in zip(self._layer_names(tracked), tracked, strict=True):
@@ -80,7 +85,7 @@ class LayerSelection:
             local(parameter).nbytes for parameters in self.find(module).values() for parameter in parameters.values()
         )
 
-    def require(self, module: Module) -> Layers:
+    def require(self, module: Module | Mapping[str, Tensor]) -> Layers:
         """As :meth:`find`, but a selection that cannot work is an error.
 
         Raises:
@@ -139,10 +144,14 @@ class _Found(NamedTuple):
     parameter: Parameter
 
 
-def _named_parameters(module: Module) -> Iterator[_Found]:
-    module = _unwrap(module)
-    masks = {name for name, _ in module.named_buffers() if name.endswith("_mask")}
-    raw = dict(module.named_parameters())
+def _named_parameters(module: Module | Mapping[str, Tensor]) -> Iterator[_Found]:
+    if isinstance(module, Module):
+        module = _unwrap(module)
+        masks = {name for name, _ in module.named_buffers() if name.endswith("_mask")}
+        raw = dict(module.named_parameters())
+    else:
+        masks = {name for name in module if f"{name.removesuffix('_mask')}_orig" in module and name.endswith("_mask")}
+        raw = {name: cast(Parameter, tensor) for name, tensor in module.items() if name not in masks}
     found = {name: _readable(name, parameter, masks) for name, parameter in raw.items()}
     taken = Counter(readable.name for readable in found.values())
     for name, readable in found.items():

@@ -1,0 +1,259 @@
+# SPDX-License-Identifier: Apache-2.0
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from safetensors.torch import save_file
+from torch import nn
+from typer.testing import CliRunner
+
+from lightning_rwc import RWCCallback, RWCHistory
+from lightning_rwc.checkpoints import history_of_checkpoints
+from lightning_rwc.cli import app
+from tests.helpers import LAYERS, images, net, trainer
+from tests.oracle import numpy_rwc
+
+
+def states(count=3, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    shapes = {"conv.weight": (4, 1, 3, 3), "norm.weight": (4,), "fc.weight": (2, 64), "fc.bias": (2,)}
+    return [
+        {name: torch.randn(shape, generator=generator).to(dtype) for name, shape in shapes.items()}
+        for _ in range(count)
+    ]
+
+
+def expected(series, norm="l1", relative_to="previous", layers=("conv", "fc")):
+    pairs = [(series[0] if relative_to == "initial" else series[i], series[i + 1]) for i in range(len(series) - 1)]
+    return [[numpy_rwc([p[f"{x}.weight"]], [c[f"{x}.weight"]], norm) for x in layers] for p, c in pairs]
+
+
+def save_sharded(state, folder):
+    """Two shards and an index, as model hubs have them."""
+    folder.mkdir(parents=True)
+    weight_map = {}
+    for number in range(2):
+        shard = dict(list(state.items())[number::2])
+        save_file(shard, folder / f"model-{number}.safetensors")
+        weight_map |= dict.fromkeys(shard, f"model-{number}.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run of 12 epochs with a checkpoint an epoch, and what the callback measured."""
+    folder = tmp_path_factory.mktemp("run")
+    callbacks = [RWCCallback(), RWCCallback(norm="l2", prefix="l2", group_by=1)]
+    saver = ModelCheckpoint(folder / "saved", filename="{epoch}", save_top_k=-1, save_last=True)
+    fit = trainer(*callbacks, saver, tmp_path=folder, enable_checkpointing=True, max_epochs=12)
+    fit.fit(net(), images())
+    return folder / "saved", [callback.history for callback in callbacks]
+
+
+@pytest.mark.parametrize("given", ["folder", "pattern", "files"])
+def test_equals_the_callbacks_own_curve(given, run):
+    folder, (history, grouped) = run
+    files = [folder / f"epoch={epoch}.ckpt" for epoch in range(12)]
+    paths = {"folder": folder, "pattern": str(folder / "epoch*.ckpt"), "files": files}[given]
+    found = history_of_checkpoints(paths)
+    assert (found.layers, found.epochs, found.steps) == (LAYERS, history.epochs[1:], history.steps[1:])
+    np.testing.assert_allclose(found.values, history.values[1:], rtol=1e-12)
+    found = history_of_checkpoints(paths, norm="l2", group_by=1)
+    assert found.layers == grouped.layers
+    np.testing.assert_allclose(found.values, grouped.values[1:], rtol=1e-12)
+
+
+def test_command_writes_table_and_pictures(run, tmp_path):
+    folder, (history, _) = run
+    files = [str(folder / f"epoch={epoch}.ckpt") for epoch in (0, 1, 2)]
+    result = CliRunner().invoke(app, ["checkpoints", *files, "--out", str(tmp_path / "out")], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    written = RWCHistory.load(tmp_path / "out" / "rwc_history.csv")
+    np.testing.assert_allclose(written.values, history.values[1:3], rtol=1e-12)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "rwc_history.csv",
+        "rwc_heatmap.png",
+        "rwc_curves.png",
+    }
+    assert all(f"│ {layer} " in result.output for layer in LAYERS)
+    result = CliRunner().invoke(app, ["checkpoints", files[0], "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert "two or more files" in result.output
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "elementwise"])
+@pytest.mark.parametrize("relative_to", ["previous", "initial"])
+@pytest.mark.parametrize("kind", ["torch", "legacy", "wrapped", "safetensors", "sharded"])
+def test_kinds_of_files(kind, norm, relative_to, tmp_path):
+    series = states()
+    for number, state in enumerate(series):
+        name = f"checkpoint-{10 * number}"  # 0, 10, 20: "checkpoint-10" must not come first
+        if kind == "safetensors":
+            save_file(state, tmp_path / f"{name}.safetensors")
+        elif kind == "sharded":
+            save_sharded(state, tmp_path / name)
+        elif kind == "wrapped":
+            torch.save({"model_state_dict": state, "epoch": number}, tmp_path / f"{name}.pth")
+        else:
+            torch.save(state, tmp_path / f"{name}.pt", _use_new_zipfile_serialization=kind == "torch")
+    history = history_of_checkpoints(tmp_path, norm=norm, relative_to=relative_to)
+    assert (history.layers, history.epochs, history.steps) == (["conv", "fc"], [1, 2], [1, 2])
+    np.testing.assert_allclose(history.values, expected(series, norm, relative_to), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+def test_precisions_also_between_files(dtype, tmp_path):
+    series = [*states(2, dtype), *states(1)]
+    for number, state in enumerate(series):
+        save_file(state, tmp_path / f"{number}.safetensors")
+    np.testing.assert_allclose(history_of_checkpoints(tmp_path).values, expected(series), rtol=1e-6)
+
+
+def test_order_given_and_order_natural(tmp_path):
+    series = states(11)
+    for number, state in enumerate(series):
+        torch.save(state, tmp_path / f"step{number}.pt")
+    np.testing.assert_allclose(history_of_checkpoints(str(tmp_path / "*.pt")).values, expected(series), rtol=1e-6)
+    backwards = [tmp_path / f"step{number}.pt" for number in (10, 3, 0)]
+    np.testing.assert_allclose(
+        history_of_checkpoints(backwards).values, expected([series[10], series[3], series[0]]), rtol=1e-6
+    )
+
+
+def test_names_pruned_compiled_and_parametrised(tmp_path):
+    first, second = states(2)
+    torch.save({"a.weight": first["fc.weight"], "b.weight": first["fc.weight"].clone()}, tmp_path / "0.pt")
+    wrapped = {
+        "_orig_mod.a.weight_orig": second["fc.weight"],
+        "_orig_mod.a.weight_mask": torch.ones(2, 64),
+        "b.parametrizations.weight.original": second["fc.weight"].clone(),
+    }
+    torch.save(wrapped, tmp_path / "1.pt")
+    history = history_of_checkpoints(tmp_path)
+    value = numpy_rwc([first["fc.weight"]], [second["fc.weight"]], "l1")
+    assert history.layers == ["a", "b"]
+    np.testing.assert_allclose(history.values, [[value, value]], rtol=1e-6)
+
+
+def test_tied_weights_count_once_and_integers_do_not(tmp_path):
+    for number in range(2):
+        model = nn.ModuleDict({"embedding": nn.Embedding(9, 4), "head": nn.Linear(4, 9, bias=False)})
+        model["head"].weight = model["embedding"].weight
+        model.register_buffer("index", torch.zeros(3, 3, dtype=torch.int64))
+        torch.save(model.state_dict(), tmp_path / f"{number}.pt")
+    assert history_of_checkpoints(tmp_path).layers == ["embedding"]
+
+
+def test_layers_that_come_go_and_change_shape(tmp_path):
+    weights = torch.arange(1.0, 7.0).view(2, 3)
+    series = [
+        {"a.weight": weights, "b.weight": weights},
+        {"a.weight": 2 * weights, "c.weight": weights},
+        {"a.weight": torch.ones(3, 3), "b.weight": weights, "c.weight": 1.5 * weights},
+    ]
+    for number, state in enumerate(series):
+        torch.save(state, tmp_path / f"{number}.pt")
+    history = history_of_checkpoints(tmp_path)
+    assert history.layers == ["a", "c", "b"]
+    np.testing.assert_allclose(history.values, [[1, np.nan, np.nan], [np.nan, 0.5, np.nan]])
+
+
+def test_layers_chosen_by_expression_and_function(tmp_path):
+    for number, state in enumerate(states(2)):
+        save_file(state, tmp_path / f"{number}.safetensors")
+    assert history_of_checkpoints(tmp_path, layers=r"bias|norm").layers == ["fc", "norm"]
+    assert history_of_checkpoints(tmp_path, layers=lambda name, tensor: tensor.shape[0] == 2).layers == [
+        "fc.bias",
+        "fc.weight",
+    ]
+    with pytest.raises(ValueError, match="no match"):
+        history_of_checkpoints(tmp_path, layers="decoder")
+
+
+class Anything:
+    """What a pickle may hold beside weights."""
+
+
+def unsafe(path):
+    torch.save({"state_dict": states(1)[0], "extra": Anything()}, path)
+
+
+def truncated(path):
+    torch.save(states(1)[0], path)
+    path.write_bytes(path.read_bytes()[:-400])
+
+
+def truncated_safetensors(path):
+    save_file(states(1)[0], path)
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("1.ckpt", unsafe, "holds objects other than weights.*save its `state_dict` alone"),
+        ("1.ckpt", truncated, "is broken|not a file of weights"),
+        ("1.pt", lambda path: path.write_bytes(b"no pickle"), "is broken|not a file of weights"),
+        ("1.safetensors", truncated_safetensors, "is broken"),
+        ("1.pt", lambda path: torch.save([1, 2], path), "holds no state dict, but list"),
+        ("1.pt", lambda path: torch.save({"epoch": 3}, path), "holds no weights"),
+        ("1.npz", lambda path: path.write_bytes(b""), "must end in one of .ckpt"),
+    ],
+)
+def test_files_of_no_use_are_refused_by_name(name, write, message, tmp_path):
+    good, bad = tmp_path / "0.pt", tmp_path / name
+    torch.save(states(1)[0], good)
+    write(bad)
+    with pytest.raises(ValueError, match=message) as refused:
+        history_of_checkpoints([good, bad])
+    assert str(bad) in str(refused.value)
+
+
+def test_nothing_there_and_distributed_checkpoints(tmp_path):
+    for missing in (tmp_path / "none.ckpt", str(tmp_path / "*.ckpt")):
+        with pytest.raises(FileNotFoundError, match="no such file or folder"):
+            history_of_checkpoints(missing)
+    with pytest.raises(ValueError, match="two or more files"):
+        history_of_checkpoints(tmp_path)
+    (tmp_path / "epoch=0.ckpt").mkdir()
+    (tmp_path / "epoch=0.ckpt" / ".metadata").touch()
+    with pytest.raises(ValueError, match=r"consolidate_checkpoint .*epoch=0\.ckpt"):
+        history_of_checkpoints(tmp_path / "epoch=0.ckpt")
+    with pytest.raises(ValueError, match="`norm`"):
+        history_of_checkpoints(tmp_path, norm="l3")
+
+
+MEASURE = """
+import sys
+from lightning_rwc.checkpoints import history_of_checkpoints
+
+def anonymous():
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
+
+small, large = sys.argv[1:]
+history_of_checkpoints(small)  # loads and compiles what there is
+before, most = anonymous(), []
+sys.setprofile(lambda frame, event, arg: most.append(anonymous()) if frame.f_code.co_name == "_sums" else None)
+history_of_checkpoints(large)
+print(max(most) - before)
+"""
+
+
+@pytest.mark.integration
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells how much memory is its own")
+@pytest.mark.parametrize("kind", ["torch", "safetensors"])
+def test_memory_is_that_of_a_few_layers(kind, tmp_path):
+    for folder, layers, size in (("small", 1, 100), ("large", 24, 1500)):
+        (tmp_path / folder).mkdir()
+        for number in range(2):
+            state = {f"{layer}.weight": torch.rand(size, size) for layer in range(layers)}
+            path = tmp_path / folder / f"{number}"
+            torch.save(state, f"{path}.pt") if kind == "torch" else save_file(state, f"{path}.safetensors")
+    command = [sys.executable, "-c", MEASURE, str(tmp_path / "small"), str(tmp_path / "large")]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
+    assert float(done.stdout) < 60  # MiB; each of the two files has 206, each layer 9
