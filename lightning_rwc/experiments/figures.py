@@ -28,7 +28,7 @@ def group_curves(results: Results) -> Figure:
             curves = results.curves[norm][:, :, np.isin(results.layers, layers)].mean(axis=2)
             _band(axes, np.arange(curves.shape[1]), curves, colour, group)
         _finish(axes, norm, "epoch")
-    panels[0].set_ylabel("relative weight change (ratio, log scale)")
+    panels[0].set_ylabel("relative weight change (log scale)")
     panels[-1].legend(frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
@@ -62,7 +62,7 @@ def depth_profile(results: Results) -> Figure:
         _finish(axes, norm, "layer, from input to output")
         if len(results.layers) <= 25:
             axes.set_xticks(range(len(results.layers)), results.layers, rotation=90, fontsize=7)
-    panels[0].set_ylabel("mean relative weight change (log scale)")
+    panels[0].set_ylabel("relative weight change (log scale)")
     return figure
 
 

@@ -17,6 +17,7 @@ import typer
 
 from tests.benchmarks.cuda import cuda
 from tests.benchmarks.measure import dtypes, growth, measure
+from tests.benchmarks.tab import tab
 from tests.benchmarks.timing import machine
 from tests.benchmarks.training import logs, training
 
@@ -26,6 +27,7 @@ SECTIONS = {
     "growth": growth,
     "training": training,
     "logging": logs,
+    "tab": tab,
     "cuda": cuda,
 }
 Section = Enum("Section", [(name, name) for name in SECTIONS])
@@ -51,6 +53,11 @@ GOALS = {
     "logging/scalars/ours/ms": ("<=", 20),
     "logging/heatmap/*/ms": ("<=", 200),
     "logging/log size/1,000 epochs/MB": ("<=", 50),
+    "tab/start/RWC/share %": ("<=", 2),
+    "tab/answer/*/ms": ("<=", 1000),
+    "tab/answer/*/MB": ("<=", 3),
+    "tab/page/drawn/ms": ("<=", 2000),
+    "tab/page/hover/ms": ("<=", 100),
     "cuda/*/ours/times bound": ("<=", 1.3),
     "cuda/launches/1,000 layers/times 10 layers": ("<=", 1),
     "cuda/launches/*/copies to host": ("<=", 1),

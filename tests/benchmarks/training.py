@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rwc import RWCCallback, RWCHistory
+from lightning_rwc.measures import MeasureTables
 from lightning_rwc.plotting import to_image
 from lightning_rwc.report import Report
 from tests.benchmarks.measure import stack
@@ -147,9 +148,11 @@ def logs(repeats, quick):
     one_batch, report, history = TensorDataset(torch.zeros(1)), Report("rwc", False), RWCHistory()
     row = {f"block{i}.conv.weight": value for i, value in enumerate(np.random.rand(_LAYERS).tolist())}
 
+    measures = MeasureTables(("rwc",))
+
     def ours(trainer, module):
         history.record(trainer.current_epoch, trainer.global_step, row)
-        report.measurement(trainer, history, row, 0.1)
+        report.measurement(trainer, history, row, 0.1, measures)
 
     ways = {
         "nothing": lambda trainer, module: None,

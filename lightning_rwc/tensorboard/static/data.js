@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+// Tables from the server, and all that is computed from them; nothing here knows the page.
+
+async function get(route, parameters = {}) {
+  const response = await fetch(`./${route}?${new URLSearchParams(parameters)}`);
+  if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
+  return response.json();
+}
+
+/** Every measure of every run: [{run, prefix, layers, newest}]. */
+export const fetchSeries = async () => (await get('runs')).series;
+
+/** One table: layers × measurements. */
+export const fetchTable = async (run, prefix) => new Table(await get('table', {run, prefix}));
+
+export class Table {
+  constructor({layers, steps, epochs, values}) {
+    this.layers = layers;
+    this.steps = steps;
+    this.epochs = epochs;
+    const bytes = Uint8Array.from(atob(values), (letter) => letter.charCodeAt(0));
+    const view = new DataView(bytes.buffer);
+    this.values = Float32Array.from({length: bytes.length / 4}, (_, index) => view.getFloat32(4 * index, true));
+    this.rowOf = new Map(layers.map((layer, row) => [layer, row]));
+  }
+
+  /** The curve of a layer; a view, not a copy. */
+  row(index) {
+    return this.values.subarray(index * this.steps.length, (index + 1) * this.steps.length);
+  }
+
+  column(index) {
+    return this.layers.map((_, row) => this.values[row * this.steps.length + index]);
+  }
+
+  /** Epochs where each has one measurement, else steps. */
+  get times() {
+    const rising = this.epochs.every((epoch, i) => epoch !== null && (i === 0 || epoch > this.epochs[i - 1]));
+    return rising ? {name: 'epoch', values: this.epochs} : {name: 'step', values: this.steps};
+  }
+
+  /** This table against another: common layers and steps, decadic logarithm of the ratio, or the difference. */
+  against(other, logarithmic) {
+    const common = this.layers.filter((layer) => other.rowOf.has(layer));
+    const at = new Map(other.steps.map((step, index) => [step, index]));
+    let columns = this.steps.map((step, index) => [index, at.get(step)]).filter(([, there]) => there !== undefined);
+    // Runs with other batch sizes have no step in common: then the first measurement faces the first.
+    if (!columns.length) columns = this.steps.slice(0, other.steps.length).map((_, index) => [index, index]);
+    const result = Object.create(Table.prototype);
+    result.layers = common;
+    result.rowOf = new Map(common.map((layer, row) => [layer, row]));
+    result.steps = columns.map(([here]) => this.steps[here]);
+    result.epochs = columns.map(([here]) => this.epochs[here]);
+    result.values = new Float32Array(common.length * columns.length);
+    common.forEach((layer, row) => {
+      const [a, b] = [this.row(this.rowOf.get(layer)), other.row(other.rowOf.get(layer))];
+      columns.forEach(([here, there], column) => {
+        const value = logarithmic ? Math.log10(a[here] / b[there]) : a[here] - b[there];
+        result.values[row * columns.length + column] = value;
+      });
+    });
+    return result;
+  }
+}
+
+/** The layers to show, from top to bottom. */
+export function arrange(table, {sort, filter}) {
+  let expression = null;
+  try {
+    expression = filter ? new RegExp(filter.slice(0, 200), 'i') : null;
+  } catch {
+    return {layers: [], error: 'not a regular expression'};
+  }
+  const layers = table.layers.filter((layer) => !expression || expression.test(layer.slice(0, 1000)));
+  const last = (layer) => {
+    const value = table.row(table.rowOf.get(layer)).findLast((number) => !Number.isNaN(number));
+    return value ?? -Infinity;
+  };
+  if (sort === 'name') layers.sort(new Intl.Collator('en', {numeric: true}).compare);
+  if (sort === 'value') {
+    const values = new Map(layers.map((layer) => [layer, last(layer)]));
+    layers.sort((a, b) => values.get(b) - values.get(a) || 0);
+  }
+  return {layers, error: ''};
+}
+
+/** The exponential moving average that TensorBoard draws, without bias at its beginning. */
+export function smooth(curve, weight) {
+  if (!weight) return curve;
+  let [sum, total] = [0, 0];
+  return Array.from(curve, (value) => {
+    if (!Number.isFinite(value)) return value;
+    sum = sum * weight + value * (1 - weight);
+    total = total * weight + (1 - weight);
+    return sum / total;
+  });
+}
+
+/** Spearman's rank correlation between depth and value; nan where it is undefined. */
+export function depthCorrelation(values) {
+  const present = values.filter((value) => !Number.isNaN(value));
+  const order = present.map((_, index) => index).sort((a, b) => present[a] - present[b] || 0);
+  const ranks = new Array(present.length);
+  for (let start = 0; start < order.length; ) {
+    let end = start;
+    while (end + 1 < order.length && present[order[end + 1]] === present[order[start]]) end++;
+    for (let i = start; i <= end; i++) ranks[order[i]] = (start + end) / 2;
+    start = end + 1;
+  }
+  const middle = (present.length - 1) / 2;
+  let [product, spread, depths] = [0, 0, 0];
+  ranks.forEach((rank, depth) => {
+    product += (rank - middle) * (depth - middle);
+    spread += (rank - middle) ** 2;
+    depths += (depth - middle) ** 2;
+  });
+  return spread ? product / Math.sqrt(spread * depths) : NaN;
+}
+
+/** The smallest and largest finite values, above zero where the scale is logarithmic. */
+export function limits(tables, logarithmic) {
+  let [low, high] = [Infinity, -Infinity];
+  for (const table of tables) {
+    for (const value of table.values) {
+      if (Number.isFinite(value) && (!logarithmic || value > 0)) {
+        if (value < low) low = value;
+        if (value > high) high = value;
+      }
+    }
+  }
+  if (low > high) return logarithmic ? [1e-6, 1] : [0, 1];
+  return logarithmic ? [Math.max(low, high / 1e6), high] : [low, high];
+}
+
+export function csv(table, layers) {
+  const cell = (text) => `"${String(text).replaceAll('"', '""')}"`;
+  const head = ['epoch', 'step', ...layers].map(cell).join(',');
+  const rows = table.steps.map((step, column) => {
+    const values = layers.map((layer) => table.row(table.rowOf.get(layer))[column]);
+    return [table.epochs[column] ?? '', step, ...values].join(',');
+  });
+  return [head, ...rows].join('\r\n') + '\r\n';
+}
+
+export const readable = (value) =>
+  Number.isFinite(value) ? Number(value.toPrecision(4)).toString() : Number.isNaN(value) ? 'nan' : value > 0 ? 'inf' : '-inf';

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What TensorBoard's tab costs: at the start, of the server, and of the page."""
+
+import subprocess
+import sys
+import tempfile
+import time
+from urllib.request import urlopen
+
+import numpy as np
+
+from tests.benchmarks.timing import summary
+from tests.tensorboard.test_tab import CHROMIUM, FLAGS, Tab, serve, write
+
+_START = """
+import time
+from tensorboard import default, main
+from tensorboard.plugins.base_plugin import TBContext
+start = time.perf_counter()
+from lightning_rwc.tensorboard.loader import RWCLoader
+RWCLoader().load(TBContext())
+print(1e3 * (time.perf_counter() - start))
+"""
+
+
+def tab(repeats, quick):
+    """the tab RWC of TensorBoard"""
+    loads, starts = [], []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        loads.append(float(subprocess.run([sys.executable, "-c", _START], check=True, capture_output=True).stdout))
+        starts.append(1e3 * (time.perf_counter() - begin))
+    rows = {"RWC": summary(loads) | {"share %": 100 * float(np.median(np.divide(loads, starts)))}}
+    yield "start", "of the import of TensorBoard and its plugins", rows
+
+    layers, steps = (30, 100) if quick else (300, 1000)
+    with tempfile.TemporaryDirectory() as folder:
+        names = [f"layers.{number}.weight" for number in range(layers)]
+        write(f"{folder}/run", names, 10 ** np.random.default_rng(0).normal(-2, 0.5, (layers, steps)))
+        process, url = serve(folder)
+        try:
+            while b'"run"' not in urlopen(f"{url}data/plugin/lightning_rwc/runs").read():
+                time.sleep(0.2)
+            time.sleep(5)  # until the log has been read
+            times = []
+            for _ in range(repeats):
+                begin = time.perf_counter()
+                answer = urlopen(f"{url}data/plugin/lightning_rwc/table?run=run&prefix=rwc").read()
+                times.append(1e3 * (time.perf_counter() - begin))
+            yield "answer", "", {f"{layers} x {steps:,}": summary(times) | {"MB": len(answer) / 1e6}}
+            if CHROMIUM:
+                yield "page", "from opening the tab in headless Chromium", _page(url, repeats)
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def _page(url, repeats):
+    from playwright.sync_api import sync_playwright
+
+    drawn, hovered = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        for _ in range(repeats):
+            page = Tab(browser, url).drawn()
+            drawn.append(page.frame.evaluate("performance.getEntriesByName('rwc drawn')[0].startTime"))
+            # From moving the pointer to the frame that shows it.
+            hovered += page.frame.evaluate(
+                """async () => {
+                    const map = document.querySelector('canvas.map'), took = [];
+                    for (let i = 0; i < 20; i++) {
+                        const start = performance.now();
+                        const at = {clientX: 300 + 9 * i, clientY: 200 + 11 * i, bubbles: true};
+                        map.dispatchEvent(new PointerEvent('pointermove', at));
+                        await new Promise(requestAnimationFrame);
+                        took.push(performance.now() - start);
+                    }
+                    return took;
+                }"""
+            )
+            page.close()
+        browser.close()
+    return {"drawn": summary(drawn), "hover": summary(hovered)}

@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The routes, by requests to the application that TensorBoard would serve."""
+
+import json
+import subprocess
+import sys
+from base64 import b64decode
+from importlib import metadata, resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.plugins.base_plugin import TBContext, TBLoader
+from torch.utils.tensorboard import SummaryWriter
+from werkzeug.test import Client
+
+from lightning_rwc import RWCCallback
+from lightning_rwc.tensorboard import plugin as module
+from lightning_rwc.tensorboard.loader import RWCLoader
+from lightning_rwc.tensorboard.plugin import RWCPlugin
+from tests.helpers import LAYERS, images, net, trainer
+
+HOSTILE = ["<img src=x onerror=alert(1)>", "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "🙂"]
+
+
+def clients(log_dir):
+    multiplexer = EventMultiplexer(tensor_size_guidance={"scalars": 1000})
+    multiplexer.AddRunsFromDirectory(str(log_dir))
+    multiplexer.Reload()
+    context = TBContext(logdir=str(log_dir), data_provider=MultiplexerDataProvider(multiplexer, str(log_dir)))
+    plugin = RWCLoader().load(context)
+    return {route: Client(application) for route, application in plugin.get_plugin_apps().items()}
+
+
+def table(answer):
+    content = json.loads(answer.data)
+    values = np.frombuffer(b64decode(content["values"]), dtype="<f4")
+    return content, values.reshape(len(content["layers"]), len(content["steps"]))
+
+
+def test_table_of_a_real_run(tmp_path):
+    callbacks = [RWCCallback(measures=("rwc", "strength")), RWCCallback(norm="l2", prefix="my/l2", layers="weight$")]
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    trainer(*callbacks, tmp_path=tmp_path, logger=logger).fit(net(), images())
+    routes = clients(tmp_path)
+    series = json.loads(routes["/runs"].get("/").data)["series"]
+    newest = callbacks[0].history.steps[-1]
+    assert {(one["run"], one["prefix"], one["layers"], one["newest"]) for one in series} == {
+        ("run", "rwc", 3, newest),
+        ("run", "my/l2", 4, newest),
+        ("run", "strength", 3, newest),
+    }
+    tables = {
+        "rwc": callbacks[0].history,
+        "strength": callbacks[0].histories["strength"],
+        "my/l2": callbacks[1].history,
+    }
+    for prefix, history in tables.items():
+        content, values = table(routes["/table"].get("/", query_string={"run": "run", "prefix": prefix}))
+        assert content["layers"] == history.layers  # depth order, which is not that of the alphabet
+        assert (content["steps"], content["epochs"]) == (history.steps, history.epochs)
+        np.testing.assert_allclose(values, history.values.T, rtol=1e-6)
+    assert callbacks[0].history.layers == LAYERS != sorted(LAYERS)
+
+
+def test_hostile_names_are_data(tmp_path):
+    with SummaryWriter(tmp_path / "<b>run") as writer:
+        for name in HOSTILE:
+            writer.add_scalar(f"rwc/{name}", 0.5, 1)
+        writer.add_scalar("rwc_summary/total", 0.5, 1)
+    routes = clients(tmp_path)
+    answer = routes["/table"].get("/", query_string={"run": "<b>run", "prefix": "rwc"})
+    assert table(answer)[0]["layers"] == HOSTILE
+    assert answer.headers["Content-Type"] == "application/json"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
+
+
+def test_what_is_not_there_is_404_and_what_is_not_asked_400(tmp_path):
+    with SummaryWriter(tmp_path / "run") as writer:
+        writer.add_scalar("rwc/a", 0.5, 1)
+        writer.add_scalar("rwc_summary/total", 0.5, 1)
+        writer.add_scalar("secret/loss", 0.5, 1)
+    get = clients(tmp_path)["/table"].get
+    for run, prefix, code in (
+        ("run", "rwc", 200),
+        ("run", "secret", 404),
+        ("run", "", 404),
+        ("../run", "rwc", 404),
+        ("<script>", "rwc", 404),
+    ):
+        answer = get("/", query_string={"run": run, "prefix": prefix})
+        assert answer.status_code == code
+        assert b"script" not in answer.data
+    for query in ("", "run=run", "prefix=rwc", "run=run&run=run&prefix=rwc"):
+        answer = get("/", query_string=query)
+        assert (answer.status_code, answer.headers["Content-Type"]) == (400, "text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize("method", ["post", "put", "delete", "patch", "options"])
+def test_only_get(method, tmp_path):
+    for client in clients(tmp_path).values():
+        answer = getattr(client, method)("/")
+        assert answer.status_code == 405
+        assert answer.headers["Allow"] == "GET"
+
+
+def test_files_are_those_that_there_are(tmp_path):
+    static = resources.files("lightning_rwc.tensorboard") / "static"
+    there = {path.relative_to(static).as_posix() for path in static.rglob("*") if path.suffix in (".js", ".css")}
+    assert set(module._FILES) == there
+    routes = clients(tmp_path)
+    for name in there:
+        answer = routes[f"/{name}"].get("/")
+        assert answer.data == (static / name).read_bytes()
+        assert answer.headers["Content-Type"].startswith("text/javascript" if name.endswith("js") else "text/css")
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert (static / "vendor" / "uPlot.LICENSE").read_text(encoding="utf-8").startswith("The MIT License")
+
+
+def test_empty_log(tmp_path):
+    assert json.loads(clients(tmp_path)["/runs"].get("/").data) == {"series": []}
+
+
+def test_tensorboard_finds_the_tab():
+    (entry,) = [e for e in metadata.entry_points(group="tensorboard_plugins") if e.value.startswith("lightning_rwc.")]
+    assert entry.load() is RWCLoader
+    assert issubclass(RWCLoader, TBLoader)
+    plugin = RWCPlugin(TBContext())
+    assert plugin.is_active()
+    assert plugin.frontend_metadata().tab_name == "RWC"
+    assert plugin.frontend_metadata().es_module_path in plugin.get_plugin_apps()
+
+
+def test_loading_is_light_and_never_stops_tensorboard(monkeypatch, caplog):
+    code = "import sys, lightning_rwc.tensorboard.loader as l; l.RWCLoader().load(type('C', (), {'data_provider': 0}))"
+    code += "; print(*{name.split('.')[0] for name in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not {"torch", "lightning", "pandas", "matplotlib", "torchmetrics"} & set(done.stdout.split())
+    monkeypatch.setitem(sys.modules, "lightning_rwc.tensorboard.plugin", None)
+    assert RWCLoader().load(TBContext()) is None
+    assert "The tab RWC is not there" in caplog.text
+
+
+def test_sources_are_safe():
+    """Names from logs become text, never markup; nothing comes from another host."""
+    static = Path(str(resources.files("lightning_rwc.tensorboard") / "static"))
+    for path in static.glob("*.js"):
+        source = path.read_text(encoding="utf-8")
+        for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "http:", "https:"):
+            assert risky not in source, f"{risky} in {path.name}"

@@ -1,0 +1,402 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tab in a real browser, served by a real TensorBoard."""
+
+import csv
+import io
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from urllib.parse import quote, unquote
+from urllib.request import urlopen
+
+import numpy as np
+import pytest
+from matplotlib import colormaps
+from torch.utils.tensorboard import SummaryWriter
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+HOSTILE = ['<img src=x onerror="window.hacked=1">', "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "=1+1"]
+LAYERS = ["stem", "block.10", "block.2", "head"]
+VALUES = np.array([[1e-3, 1e-2, 0.0], [1e-1, 2e-2, np.nan], [5e-2, 5e-2, 5e-2], [1.0, np.inf, 0.3]])
+OTHER = np.array([[1e-3, 1e-3, 1e-3], [1e-3, 1e-3, 1e-3], [5e-1, 5e-1, 5e-1], [1.0, 1.0, 1.0]])
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome, which is not installed here"),
+]
+
+
+def write(folder, layers, values, first=0):
+    with SummaryWriter(str(folder)) as writer:
+        for column, row in enumerate(np.asarray(values).T, start=first):
+            for layer, value in zip(layers, row, strict=True):
+                writer.add_scalar(f"rwc/{layer}", value, 10 * column + 9)
+            writer.add_scalar("rwc_summary/total", 1.0, 10 * column + 9)
+            writer.add_scalar("epoch", column, 10 * column + 9)
+
+
+@pytest.fixture(scope="module")
+def log_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("log")
+    write(folder / "main", LAYERS, VALUES)
+    write(folder / "other", LAYERS, OTHER)
+    write(folder / "<i>hostile", HOSTILE, np.full((len(HOSTILE), 2), 0.5))
+    large = 10 ** np.random.default_rng(0).normal(-2, 0.5, (300, 1000))
+    write(folder / "large", [f"layers.{number}.weight" for number in range(300)], large)
+    return folder
+
+
+def serve(folder):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)]
+    process = subprocess.Popen([*command, "--reload_interval", "1"], stderr=subprocess.DEVNULL)
+    url = f"http://localhost:{port}/"
+    for _ in range(600):
+        with socket.socket() as attempt:
+            if attempt.connect_ex(("localhost", port)) == 0:
+                return process, url
+        assert process.poll() is None
+        time.sleep(0.1)
+    raise TimeoutError("TensorBoard does not answer")
+
+
+@pytest.fixture(scope="module")
+def url(log_dir):
+    process, address = serve(log_dir)
+    wanted = 4
+    while urlopen(f"{address}data/plugin/lightning_rwc/runs").read().count(b'"run"') < wanted:
+        time.sleep(0.2)
+    yield address
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+class Tab:
+    """The tab, opened by a link."""
+
+    def __init__(self, browser, url, **state):
+        self.page = browser.new_page(viewport={"width": 1400, "height": 900}, accept_downloads=True)
+        self.errors = []
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        own = "".join(f"&p.lightning_rwc.{name}={quote(value)}" for name, value in state.items())
+        self.page.goto(f"{url}#lightning_rwc{own}")
+        self.page.wait_for_selector("iframe[src*='lightning_rwc']", state="attached", timeout=60_000)
+        while not (frames := [frame for frame in self.page.frames if "plugin_entry" in frame.url]):
+            self.page.wait_for_timeout(20)
+        (self.frame,) = frames
+
+    def wait(self, condition):
+        for _ in range(1200):
+            if self.frame.evaluate(condition):
+                return
+            self.page.wait_for_timeout(50)
+        raise TimeoutError(f"{condition}: {self.errors} {self.frame.inner_text('body')[:1000]}")
+
+    def drawn(self):
+        self.wait("performance.getEntriesByName('rwc drawn').length > 0")
+        return self
+
+    def pixel(self, row, column, rows=4, columns=3, number=0):
+        """The colour of the middle of a cell, and where that is."""
+        box = self.frame.evaluate(
+            "n => { const c = document.querySelectorAll('canvas.map')[n]; const b = c.getBoundingClientRect();"
+            "return [b.width, b.height] }",
+            number,
+        )
+        left = min(190, 0.34 * box[0]) if number == 0 else 6
+        x = left + (column + 0.5) * (box[0] - left - 64) / columns
+        y = 4 + (row + 0.5) * (box[1] - 38) / rows
+        colour = self.frame.evaluate(
+            "([n, x, y]) => { const c = document.querySelectorAll('canvas.map')[n];"
+            "return [...c.getContext('2d').getImageData(x * devicePixelRatio, y * devicePixelRatio, 1, 1).data] }",
+            [number, x, y],
+        )
+        return colour[:3], {"x": x, "y": y}
+
+    def hover(self, row, column, number=0):
+        self.frame.locator("canvas.map").nth(number).hover(position=self.pixel(row, column, number=number)[1])
+        return self.settled()
+
+    def settled(self):
+        self.frame.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        return self.frame.inner_text("#readout")
+
+    def download(self, button):
+        with self.page.expect_download() as download:
+            self.frame.click(f"button[name={button}]")
+        return download.value
+
+    def table(self):
+        with open(self.download("CSV").path(), newline="", encoding="utf-8") as file:
+            return list(csv.reader(io.StringIO(file.read())))
+
+    def close(self):
+        self.page.close()
+        assert self.errors == []
+
+
+@pytest.fixture
+def tab(browser, url):
+    opened = []
+
+    def open_tab(**state):
+        opened.append(Tab(browser, url, **state).drawn())
+        return opened[-1]
+
+    yield open_tab
+    for one in opened:
+        one.close()
+
+
+def expected_colour(value, low, high):
+    share = (np.log(value) - np.log(low)) / (np.log(high) - np.log(low))
+    return [round(255 * channel) for channel in colormaps["viridis"](share)[:3]]
+
+
+def test_the_tab_is_there_and_both_charts_draw_the_known_values(tab):
+    main = tab(run="main")
+    assert main.page.locator("text=RWC").count() >= 1
+    for row, layer in enumerate(LAYERS):
+        for column in range(3):
+            value = VALUES[row, column]
+            text = main.hover(row, column)
+            shown = {0.0: "0", np.inf: "inf"}.get(value, "nan" if np.isnan(value) else f"{value:g}")
+            assert text == f"{layer} · epoch {column} · step {10 * column + 9} · {shown}"
+    main.page.mouse.move(5, 5)
+    main.settled()
+    for row, column in ((0, 0), (0, 1), (1, 0), (2, 1), (3, 0)):
+        colour, _ = main.pixel(row, column)
+        # Seventeen stops stand for the 256 of matplotlib.
+        np.testing.assert_allclose(colour, expected_colour(VALUES[row, column], 1e-3, 1.0), atol=6)
+    assert main.pixel(0, 2)[0] == [190, 190, 190]  # zero: grey
+    assert main.pixel(3, 1)[0] == [240, 59, 32]  # infinite: red
+    assert main.pixel(1, 2)[0] == [255, 255, 255]  # nan: the ground
+    drawn = main.frame.evaluate(
+        "() => { const c = document.querySelector('.uplot canvas'); const d = c.getContext('2d')"
+        ".getImageData(0, 0, c.width, c.height).data; const seen = new Set();"
+        "for (let i = 0; i < d.length; i += 4) seen.add([d[i], d[i + 1], d[i + 2]].join()); return [...seen] }"
+    )
+    for row in range(4):
+        red, green, blue = (round(255 * channel) for channel in colormaps["viridis"](0.9 * row / 3)[:3])
+        near = [c for c in drawn if np.abs(np.subtract([*map(int, c.split(","))], [red, green, blue])).max() <= 6]
+        assert near, f"no line of the colour of layer {row}"
+    assert main.table() == [
+        ["epoch", "step", *LAYERS],
+        ["0", "9", "0.0010000000474974513", "0.10000000149011612", "0.05000000074505806", "1"],
+        ["1", "19", "0.009999999776482582", "0.019999999552965164", "0.05000000074505806", "Infinity"],
+        ["2", "29", "0", "NaN", "0.05000000074505806", "0.30000001192092896"],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("order", "expected"),
+    [
+        ("depth", LAYERS),
+        ("name", ["block.2", "block.10", "head", "stem"]),
+        # The last values: stem 0, block.10 0.02 (then nan), block.2 0.05, head 0.3.
+        ("value", ["head", "block.2", "block.10", "stem"]),
+    ],
+)
+def test_rows_are_sorted(tab, order, expected):
+    main = tab(run="main")
+    main.frame.select_option("select[name=sort]", order)
+    main.settled()
+    assert [main.hover(row, 0).split(" · ")[0] for row in range(4)] == expected
+    assert main.table()[0][2:] == expected
+
+
+def test_filter_takes_expressions_and_survives_broken_ones(tab):
+    main = tab(run="main")
+    main.frame.fill("input[name=filter]", r"^block\.\d$")
+    assert main.settled() == "1 of 4 layers, 3 measurements"
+    main.frame.fill("input[name=filter]", "(")
+    assert main.settled() == "0 of 4 layers, 3 measurements"
+    assert main.frame.get_attribute("input[name=filter]", "aria-invalid") == "true"
+    main.frame.fill("input[name=filter]", "")
+    assert main.settled() == "4 of 4 layers, 3 measurements"
+
+
+def test_hovering_a_row_lights_its_curve_and_the_other_way_round(tab):
+    main = tab(run="main")
+
+    def lit():
+        return main.frame.evaluate(
+            "() => { const c = document.querySelector('.uplot .overlay');"
+            "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+            "return d.filter((v, i) => i % 4 === 3 && v).length }"
+        )
+
+    main.settled()
+    before = lit()
+    main.hover(2, 1)
+    assert lit() > before + 100
+    over = main.frame.locator(".u-over").first
+    size = over.bounding_box()
+    for share in np.linspace(0.02, 0.98, 60):
+        over.hover(position={"x": size["width"] * 0.5, "y": size["height"] * share})
+        if text := re.match(r"(\S+) · epoch 1 ", main.settled()):
+            break
+    assert text
+    assert text[1] in LAYERS
+
+
+def test_a_link_shows_the_same_view(tab):
+    first = tab(run="main")
+    first.frame.select_option("select[name=sort]", "name")
+    first.frame.select_option("select[name=colour]", "linear")
+    first.frame.fill("input[name=filter]", "block|head")
+    first.settled()
+    first.frame.locator("canvas.map").first.click(position=first.pixel(1, 0, rows=3)[1])
+    first.settled()
+    link = unquote(first.page.url)
+    for part in ("run=main", "sort=name", "colour=linear", "filter=block|head", "time=9", 'pins=["block.10"]'):
+        assert f"&p.lightning_rwc.{part}" in link
+    first.page.reload()
+    second = tab(**dict(re.findall(r"&p\.lightning_rwc\.(\w+)=([^&]*)", link)))
+    assert second.settled() == "3 of 4 layers, 3 measurements"
+    assert second.frame.input_value("select[name=sort]") == "name"
+    assert second.frame.input_value("select[name=colour]") == "linear"
+    assert second.frame.input_value("input[name=time]") == "0"
+    assert second.frame.inner_text("#pins") == "block.10"
+    assert "depth profile at epoch 0" in second.frame.inner_text("#side")
+    second.frame.click("#pins button")
+    assert second.frame.inner_text("#pins") == ""
+
+
+def test_two_runs_side_by_side_with_their_difference(tab):
+    both = tab(run="main", other="other")
+    captions = both.frame.locator("#maps figcaption").all_inner_texts()
+    assert captions == ["main", "other", "log₁₀ (left / middle)"]
+    assert both.hover(1, 0) == "block.10 · epoch 0 · step 9 · 0.1 · other: 0.001"
+    both.page.mouse.move(5, 5)
+    both.settled()
+    reach = np.log10(100.0)  # the largest ratio: 0.1 to 0.001
+    for row, column in ((0, 1), (1, 0), (2, 0)):
+        share = (np.log10(VALUES[row, column] / OTHER[row, column]) / reach + 1) / 2
+        expected = [round(255 * channel) for channel in colormaps["PuOr"](share)[:3]]
+        np.testing.assert_allclose(both.pixel(row, column, number=2)[0], expected, atol=6)
+
+
+def test_keyboard_reaches_every_cell_pins_and_selects(tab):
+    main = tab(run="main")
+    main.frame.focus("canvas.map")
+    for key in ("ArrowDown", "ArrowDown", "ArrowLeft"):
+        main.page.keyboard.press(key)
+    assert main.settled() == "block.10 · epoch 1 · step 19 · 0.02"
+    main.page.keyboard.press("Enter")
+    main.page.keyboard.press(" ")
+    main.settled()
+    assert main.frame.inner_text("#pins") == "block.10"
+    assert "depth profile at epoch 1" in main.frame.inner_text("#side")
+
+
+def test_zoom_and_pan(tab):
+    main = tab(run="main")
+    place = main.pixel(0, 0)[1]
+    main.frame.locator("canvas.map").first.hover(position=place)
+    for _ in range(12):
+        main.page.mouse.wheel(0, -100)
+    main.settled()
+    # One cell now fills the map: its lower right corner shows the same one.
+    main.frame.locator("canvas.map").first.hover(position=main.pixel(2, 2)[1])
+    assert main.settled().startswith("stem · epoch 0")
+    main.frame.locator("canvas.map").first.dblclick(position=place)
+    assert main.hover(3, 2).startswith("head · epoch 2")
+
+
+def test_dark_mode_follows_tensorboard(tab):
+    main = tab(run="main")
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert main.frame.evaluate(ground) == "rgb(255, 255, 255)"
+    main.page.evaluate("document.body.classList.add('dark-mode')")
+    main.wait("document.documentElement.classList.contains('dark')")
+    assert main.frame.evaluate(ground) == "rgb(48, 48, 48)"
+
+
+def test_png_has_the_size_of_what_is_shown(tab):
+    from PIL import Image
+
+    main = tab(run="main")
+    picture = Image.open(main.download("PNG").path())
+    width, height = main.frame.evaluate(
+        "(({width, height}) => [width, height])(document.querySelector('main').getBoundingClientRect())"
+    )
+    assert abs(picture.width - width) <= 1
+    assert abs(picture.height - height) <= 1
+    assert len(set(picture.convert("RGB").getdata())) > 20
+
+
+def test_hostile_names_are_shown_and_nothing_else(tab):
+    hostile = tab(run="<i>hostile")
+    names = hostile.table()[0][2:]
+    assert names == HOSTILE
+    for row in range(len(HOSTILE)):
+        hostile.frame.locator("canvas.map").first.click(position=hostile.pixel(row, 0, rows=6, columns=2)[1])
+        hostile.settled()
+    assert hostile.frame.locator("#pins button").count() == len(HOSTILE)
+    assert hostile.frame.locator("img, i, script[src]").count() == 0
+    assert hostile.frame.evaluate("window.hacked") is None
+    assert hostile.page.evaluate("window.hacked") is None
+
+
+def test_large_log_is_drawn_soon_and_answers_at_once(tab):
+    large = tab(run="large")
+    assert large.settled() == "300 of 300 layers, 1000 measurements"
+    answers = large.frame.evaluate(
+        "performance.getEntriesByType('resource').filter((e) => e.name.includes('/table'))"
+        ".map((e) => e.decodedBodySize)"
+    )
+    assert max(answers) < 3_000_000
+    for row in (0, 150, 299):
+        place = large.pixel(row, 500, rows=300, columns=1000)[1]
+        large.frame.locator("canvas.map").first.hover(position=place)
+        assert large.settled().startswith(f"layers.{row}.weight · epoch 500 ·")
+
+
+def test_live_log_grows_without_losing_the_selection(browser, tmp_path):
+    process, address = serve(tmp_path)
+    try:
+        live = Tab(browser, address)
+        live.wait("document.querySelector('#empty') && !document.querySelector('#empty').hidden")
+        assert "RWCCallback()" in live.frame.inner_text("#empty")
+        write(tmp_path / "run", LAYERS, OTHER)
+        live.drawn()
+        live.wait("document.querySelector('#readout').textContent === '4 of 4 layers, 3 measurements'")
+        live.frame.select_option("select[name=sort]", "name")
+        live.settled()
+        live.frame.locator("canvas.map").first.click(position=live.pixel(0, 1)[1])
+        write(tmp_path / "run", LAYERS, OTHER, first=3)
+        live.page.mouse.move(5, 5)
+        live.wait("document.querySelector('#readout').textContent === '4 of 4 layers, 6 measurements'")
+        assert live.frame.inner_text("#pins") == "block.2"
+        assert live.frame.input_value("select[name=sort]") == "name"
+        assert "depth profile at epoch 1" in live.frame.inner_text("#side")
+        live.close()
+    finally:
+        process.terminate()
+        process.wait()
