@@ -302,7 +302,8 @@ def save_clusters(
     """Read curves, cluster their layers, and write a table and pictures.
 
     Args:
-        paths: one or more files, see :func:`~lightning_rwc.curve_files.read_curves`; runs are named after their files.
+        paths: one or more files, see :func:`~lightning_rwc.curve_files.read_curves`; runs are named by what their paths
+            differ in.
         out: the folder for ``clusters.csv``, ``plane.png``, ``scree.png`` and ``curves.png``; made where missing.
         patterns: regular expression to kind of layer, see
             :func:`~lightning_rwc.layer_kinds.kinds_by_pattern`, for the table and the plane.
@@ -313,9 +314,9 @@ def save_clusters(
 
     """
     files = [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
-    stems = [file.stem for file in files]
-    names = stems if len(set(stems)) == len(files) else [fspath(file) for file in files]
-    clusters = cluster_layers({name: read_curves(file) for name, file in zip(names, files, strict=True)}, **options)
+    if len(set(files)) < len(files):
+        raise ValueError(f"`paths` must be different files, but got {[str(file) for file in files]}.")
+    clusters = cluster_layers(dict(zip(_run_names(files), map(read_curves, files), strict=True)), **options)
     kinds = None if patterns is None else kinds_by_pattern(clusters.layers, patterns)
     pictures = {"plane": clusters.plot_plane(kinds), "scree": clusters.plot_scree(), "curves": clusters.plot_curves()}
     folder = Path(out)
@@ -324,6 +325,16 @@ def save_clusters(
     for name, figure in pictures.items():
         figure.savefig(folder / f"{name}.png", dpi=150)
     return [folder / "clusters.csv", *(folder / f"{name}.png" for name in pictures)]
+
+
+def _run_names(files: Sequence[Path]) -> list[str]:
+    paths = [list(file.with_suffix("").parts) for file in files]
+    for end in (0, -1):
+        while all(len(path) > 1 for path in paths) and len({path[end] for path in paths}) == 1:
+            for path in paths:
+                path.pop(end)
+    names = ["/".join(path) for path in paths]
+    return names if len(set(names)) == len(files) else [fspath(file) for file in files]
 
 
 def _pooled(history: Histories, drop_ends: bool) -> tuple[list[str], list[str], Table]:

@@ -217,7 +217,9 @@ def test_clusters_are_saved(tmp_path):
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files[1:])
     frame = pd.read_csv(files[0], index_col="layer")
     assert frame["cluster"].tolist() == PLANTED
-    assert frame.index[6] == f"{paths[1]}/conv0"
+    assert frame.index[6] == "two/conv0"
     assert frame["kind"].tolist() == (["early"] * 3 + ["other"] * 3) * 2
+    with pytest.raises(ValueError, match="must be different files"):
+        save_clusters([paths[0], paths[0]], tmp_path / "twice")
     save_clusters(paths[0], tmp_path / "single")
     assert pd.read_csv(tmp_path / "single" / "clusters.csv")["layer"].tolist() == [f"conv{i}" for i in range(6)]
