@@ -69,9 +69,9 @@ def reproduce(
     *,
     model: Annotated[str, typer.Option(help="resnet18, vgg19_bn, alexnet, xception, resnet50 or efficientnet_b4")],
     data: Annotated[str, typer.Option(help="mnist, fashion-mnist, cifar10, cifar100, svhn or digits")],
-    data_dir: Annotated[Path, typer.Option(help="where data sets are, or go")] = Path("data"),
+    data_dir: Annotated[Path | None, typer.Option(help="where data sets are, or go; by default ./data")] = None,
     seeds: Annotated[str, typer.Option(help="one run each")] = "0,42,123,1000,1234",
-    epochs: Annotated[int, typer.Option(min=1, help="epochs to train")] = 150,
+    epochs: Annotated[int | None, typer.Option(min=1, help="epochs to train; by default 150")] = None,
     subset: Annotated[int | None, typer.Option(min=1, help="train on the first so many images only")] = None,
     out: Annotated[Path, typer.Option(help="where experiments are kept, a folder each")] = Path("rwc_experiments"),
 ) -> None:
@@ -80,8 +80,8 @@ def reproduce(
     Any further argument goes to LightningCLI, as --trainer.accelerator=cpu, --model.learning_rate=0.01,
     --data.augment=true or --config=my.yaml. A command that was interrupted goes on when it is given again.
     """
-    options = [*context.args, f"--data.data_dir={data_dir}", f"--trainer.max_epochs={epochs}"]
-    options += [f"--data.subset={subset}"] if subset is not None else []
+    given = {"data.data_dir": data_dir, "trainer.max_epochs": epochs, "data.subset": subset}
+    options = [*context.args, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
     with _errors_told("experiments"), warnings.catch_warnings():
         from lightning_rwc.experiments.report import write_report
         from lightning_rwc.experiments.run import run_seeds
@@ -90,9 +90,8 @@ def reproduce(
         warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)")
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         folder = out / f"{model}-{data}"
-        run_seeds(model, data, _integers(seeds), folder, options)
-        report = write_report(folder)
-    print(f"The report: {report}")
+        if run_seeds(model, data, _integers(seeds), folder, options):
+            print(f"The report: {write_report(folder)}")
 
 
 @app.command()

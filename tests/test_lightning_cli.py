@@ -52,6 +52,8 @@ def fit(config):
         ([r"layers: ['^conv1\.weight$', 'fc']"], ["conv1", "fc.weight", "fc.bias"]),
         (["layers: tests.test_lightning_cli:only_kernels"], ["conv1", "block.conv2"]),
         (["group_by: 1", "heatmap: 5"], ["conv1", "block", "fc"]),
+        (["measures: [rwc, fluctuation]"], ["conv1", "block.conv2", "fc"]),
+        (["measures: [rwc, {class_path: tests.test_measures.LargestWeight}]"], ["conv1", "block.conv2", "fc"]),
         (["group_by: tests.test_lightning_cli:first_letter"], ["c", "b", "f"]),
     ],
 )
@@ -62,7 +64,15 @@ def test_yaml_reaches_the_callback(init_args, layers, tmp_path):
     [saved] = tmp_path.rglob("version_0/config.yaml")
     again = fit(saved)
     assert again.history.layers == layers
-    np.testing.assert_array_equal(again.history.values, callback.history.values)
+    assert list(again.histories) == list(callback.histories)
+    for name, history in callback.histories.items():
+        np.testing.assert_array_equal(again.histories[name].values, history.values)
+
+
+@pytest.mark.parametrize("measure", ["fluctuation", "{class_path: tests.test_measures.LargestWeight}"])
+def test_measures_from_yaml(measure, tmp_path):
+    names = list(run(tmp_path, [f"measures: [rwc, {measure}]"]).histories)
+    assert names == ["rwc", "largest" if "class_path" in measure else "fluctuation"]
 
 
 def test_cadences_from_yaml(tmp_path):

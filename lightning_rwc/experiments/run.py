@@ -25,7 +25,7 @@ from lightning_rwc.experiments.results import FINISHED, NORMS, SETTINGS, history
 _IMMATERIAL = {"data_dir", "num_workers", "seed"}
 
 
-def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: Sequence[str]) -> None:
+def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: Sequence[str]) -> bool:
     """Train ``model`` on ``data`` once for each seed, as the paper does where it has this setting.
 
     Args:
@@ -34,6 +34,9 @@ def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: S
         seeds: what to seed initial weights and the order of images with.
         out: the folder of this experiment. A seed that is finished there is kept, one that was interrupted goes on.
         options: further arguments for LightningCLI, as ``--trainer.max_epochs=20`` or ``--config=my.yaml``.
+
+    Returns:
+        Whether this is the process that reports, where several train together.
 
     Raises:
         ValueError: if model, data or seeds are wrong, or ``out`` holds an experiment with other settings.
@@ -49,11 +52,12 @@ def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: S
     with _progress() as progress:
         all_seeds = progress.add_task("seeds", total=len(seeds))
         for seed in seeds:
-            _run_seed(model, data, seed, out=out, options=options, progress=progress)
+            reports = _run_seed(model, data, seed, out=out, options=options, progress=progress)
             progress.advance(all_seeds)
+    return reports
 
 
-def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[str], progress: Progress) -> None:
+def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[str], progress: Progress) -> bool:
     folder = seed_folder(out, seed)
     callbacks = {norm: RWCCallback(norm=norm, group_by=layer_name, prefix=prefix) for norm, prefix in NORMS.items()}
     newest = ModelCheckpoint(folder, filename="newest", enable_version_counter=False, save_on_train_epoch_end=True)
@@ -67,7 +71,7 @@ def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[
     )
     _same_settings(cli, out)
     if (folder / FINISHED).exists():
-        return
+        return cli.trainer.is_global_zero
     checkpoint = folder / "newest.ckpt"
     start = time.monotonic()
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
@@ -75,6 +79,8 @@ def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[
         raise KeyboardInterrupt
     seconds = time.monotonic() - start
     (accuracies,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+    if not cli.trainer.is_global_zero:
+        return False
     for norm, callback in callbacks.items():
         callback.history.save(history_file(folder, norm))
     result = {"seed": seed, **accuracies, "seconds_of_last_fit": round(seconds, 1)}
@@ -82,6 +88,7 @@ def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[
     partial.write_text(json.dumps(result, indent=2), encoding="utf-8")
     partial.replace(folder / FINISHED)
     checkpoint.unlink(missing_ok=True)
+    return True
 
 
 class _CommandLine(LightningCLI):

@@ -116,6 +116,19 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
             assert tables[0].read_text() == tables[1].read_text()
 
 
+@pytest.mark.integration
+def test_flags_go_before_the_users_yaml_and_that_before_the_papers(tmp_path):
+    config = tmp_path / "mine.yaml"
+    config.write_text("data: {batch_size: 100}\nmodel: {learning_rate: 0.02}\ntrainer: {max_epochs: 1}\n")
+    place = ["--out", str(tmp_path), "--config", str(config), "--model.weight_decay=0", "--trainer.accelerator=cpu"]
+    result = CliRunner().invoke(app, ["reproduce", "--model", "alexnet", "--data", "digits", "--seeds", "0", *place])
+    assert result.exit_code == 0, result.output
+    settings = yaml.safe_load((tmp_path / "alexnet-digits" / "settings.yaml").read_text())
+    assert settings["epochs"] == 1
+    assert settings["data"]["batch_size"] == 100
+    assert (settings["model"]["learning_rate"], settings["model"]["weight_decay"]) == (0.02, 0)
+
+
 @pytest.mark.parametrize(
     ("model", "data", "seeds", "message"),
     [
