@@ -108,6 +108,15 @@ class RWCHistory:
         self.epochs.append(epoch)
         self.steps.append(step)
 
+    def newest(self) -> dict[str, float]:
+        """The last measurement: layer name to value.
+
+        Raises:
+            IndexError: if there is none.
+
+        """
+        return dict(zip(self.layers, self._rows[-1].tolist(), strict=True))
+
     def to_frame(self) -> pd.DataFrame:
         """The table as a data frame: epochs and steps as index, layers as columns."""
         index = pd.MultiIndex.from_arrays([self.epochs, self.steps], names=_INDEX)

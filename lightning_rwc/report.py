@@ -58,8 +58,8 @@ class Report:
         scalars = {self._tags.layer(layer): value for layer, value in row.items()}
         scalars |= {self._tags.total: total, self._tags.depth_correlation: depth_correlation([*row.values()])}
         for measure, table in measures:
-            values = zip(table.layers, table.values[-1].tolist(), strict=True)
-            scalars |= {Tags(measure.name).layer(layer): value for layer, value in values if layer in row}
+            tags = Tags(measure.name)
+            scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
         self._output.scalars(trainer.loggers, scalars, step)

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every Python block of README and docs runs, in the order of the page."""
+"""Every Python block of README and docs runs, in the order of the page, and every YAML block configures a Trainer."""
 
 import re
 from pathlib import Path
 
 import pytest
+from lightning.pytorch.cli import LightningCLI
+
+from lightning_rwc import RWCCallback
+from tests.test_lightning_cli import Data
 
 ROOT = Path(__file__).parent.parent
-PAGES = [
-    page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if "```python" in page.read_text()
-]
+ALL_PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [page for page in ALL_PAGES if "```python" in page.read_text(encoding="utf-8")]
 
 
 def test_readme_has_code():
@@ -23,3 +26,18 @@ def test_python_blocks_run(page, tmp_path, monkeypatch):
     namespace = {}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S):
         exec(compile(block, str(page), "exec"), namespace)
+
+
+YAML = [
+    (page.name, block)
+    for page in ALL_PAGES
+    for block in re.findall(r"^```yaml\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+]
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize(("page", "block"), YAML)
+def test_yaml_blocks_configure_a_trainer(page, block, tmp_path):
+    (tmp_path / "config.yaml").write_text(block, encoding="utf-8")
+    cli = LightningCLI(Data, args=["--config", str(tmp_path / "config.yaml")], run=False)
+    assert any(isinstance(callback, RWCCallback) for callback in cli.trainer.callbacks)

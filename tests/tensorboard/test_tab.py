@@ -315,6 +315,19 @@ def test_keyboard_reaches_every_cell_pins_and_selects(tab):
     assert "depth profile at epoch 1" in main.frame.inner_text("#side")
 
 
+def test_play_walks_through_the_measurements_and_smoothing_leaves_the_table(tab):
+    main = tab(run="main")
+    table = main.table()
+    main.frame.click("button[name=play]")
+    main.wait("document.querySelector('#side').textContent.includes('depth profile at epoch 0')")
+    main.wait("document.querySelector('#side').textContent.includes('depth profile at epoch 2')")
+    main.wait("document.querySelector('button[name=play]').textContent === 'play'")
+    main.frame.fill("input[name=smooth]", "0.9")
+    main.settled()
+    assert "&p.lightning_rwc.smooth=0.9" in main.page.url
+    assert main.table() == table
+
+
 def test_zoom_and_pan(tab):
     main = tab(run="main")
     place = main.pixel(0, 0)[1]
