@@ -4,7 +4,6 @@
 import glob
 import json
 import pickle
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -20,6 +19,7 @@ from lightning_rwc.functional import Norm, change_ratio, check_norm
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
 from lightning_rwc.metric import RelativeTo, check_relative_to
+from lightning_rwc.natural import natural_key
 from lightning_rwc.sums import prepare_sums
 
 _TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
@@ -202,7 +202,7 @@ class _SafetensorsFile(_File):
     @cached_property
     def parameters(self) -> Mapping[str, Tensor]:
         tensors = {}
-        for name in sorted(self._handles, key=_natural):
+        for name in sorted(self._handles, key=natural_key):
             part = self._handles[name].get_slice(name)
             # An empty tensor of the same kind tells the dtype, which the header has under a name of its own.
             dtype = part[..., :0].dtype if part.get_shape() else self.read(name).dtype
@@ -247,7 +247,7 @@ def _files(path: str | PathLike[str]) -> list[_File]:
     if place.is_file():
         return [_file(place)]
     if matches := glob.glob(text, recursive=True):
-        return [file for match in sorted(matches, key=_natural) for file in _files(match)]
+        return [file for match in sorted(matches, key=natural_key) for file in _files(match)]
     raise FileNotFoundError(f"`paths` has {text!r}, but there is no such file or folder, and no file that it matches.")
 
 
@@ -268,7 +268,7 @@ def _in_folder(folder: Path) -> list[_File]:
         )
     if index := sorted(folder.glob(f"*{_INDEX}")):
         return [_file(index[0])]
-    names = sorted((path.name for path in folder.iterdir()), key=_natural)
+    names = sorted((path.name for path in folder.iterdir()), key=natural_key)
     files: list[_File] = []
     for path in (folder / name for name in names):
         if path.is_dir() and any(path.glob(f"*{_SAFETENSORS}*")):
@@ -277,9 +277,3 @@ def _in_folder(folder: Path) -> list[_File]:
             files.append(_file(path))
     times = [file.checked_time() for file in files]
     return [file for number, file in enumerate(files) if times[number] is None or times[number] not in times[:number]]
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    """A key by which numbers within names count as numbers."""
-    parts = re.split(r"(\d+)", name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]

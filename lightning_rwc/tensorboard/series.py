@@ -2,13 +2,14 @@
 """Which of a run's scalars are curves of layers, and how they form a table."""
 
 import math
-import re
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+
+from lightning_rwc.natural import natural_key
 
 _TOTAL = "_summary/total"
 
@@ -47,7 +48,7 @@ def find_layers(tags: Iterable[str]) -> dict[str, list[str]]:
         else:
             strangers.add(prefix)
     found |= {prefix: others[prefix] for prefix in sorted(others) if prefix not in strangers}
-    return {prefix: sorted(layers, key=_natural) for prefix, layers in found.items()}
+    return {prefix: sorted(layers, key=natural_key) for prefix, layers in found.items()}
 
 
 def as_table(curves: Mapping[str, Sequence[Datum]], epochs: Sequence[Datum]) -> dict[str, Any]:
@@ -87,7 +88,7 @@ def _in_depth_order(curves: Mapping[str, Sequence[Datum]]) -> list[str]:
         for datum in (points[0], points[-1]) if points else ():
             at_step[datum.step][layer] = datum.wall_time
     written = max(at_step.items(), key=lambda item: (len(item[1]), item[0]), default=(0, {}))[1]
-    return sorted(curves, key=lambda layer: (written.get(layer, math.inf), _natural(layer)))
+    return sorted(curves, key=lambda layer: (written.get(layer, math.inf), natural_key(layer)))
 
 
 def _epochs(steps: Sequence[int], epochs: Sequence[Datum]) -> list[int | None]:
@@ -96,9 +97,3 @@ def _epochs(steps: Sequence[int], epochs: Sequence[Datum]) -> list[int | None]:
     # Between two points of the scalar the epoch is that of the later one: it is logged at the end.
     at = np.searchsorted([datum.step for datum in epochs], steps)
     return [int(epochs[min(index, len(epochs) - 1)].value) for index in at.tolist()]
-
-
-def _natural(name: str) -> list[tuple[int, int, str]]:
-    # Numbers of more digits than any layer's are text: Python refuses to read the longest.
-    parts = re.split(r"(\d{1,18})", name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts]
