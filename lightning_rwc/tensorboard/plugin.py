@@ -113,7 +113,7 @@ def _json(request: wrappers.Request, content: Mapping[str, Any]) -> wrappers.Res
 
 def _file(name: str, mime: str) -> Callable[..., Any]:
     content = resources.files(__package__).joinpath("static", *name.split("/"))
-    return _get(lambda plugin, request: http_util.Respond(request, content.read_bytes(), mime, headers=_HEADERS[:1]))
+    return _get(lambda plugin, request: http_util.Respond(request, content.read_bytes(), mime, headers=_HEADERS))
 
 
 @_get

@@ -118,6 +118,7 @@ def test_files_are_those_that_there_are(tmp_path):
         assert answer.data == (static / name).read_bytes()
         assert answer.headers["Content-Type"].startswith("text/javascript" if name.endswith("js") else "text/css")
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
     assert (static / "vendor" / "uPlot.LICENSE").read_text(encoding="utf-8").startswith("The MIT License")
 
 
