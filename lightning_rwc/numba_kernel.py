@@ -9,8 +9,11 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 # Sums may be taken in any order; nan and inf stay what they are.
-_compiled = numba.njit(nogil=True, cache=True, fastmath={"reassoc", "nsz", "contract", "arcp"})
-
+_OPTIONS = {"nogil": True, "cache": True, "fastmath": {"reassoc", "nsz", "contract", "arcp"}}
+_compiled = numba.njit(**_OPTIONS)
+# One function to compile is one order of summation: several, each cached, were joined to other code when they came from
+# the cache than when they had just been compiled, and a resumed history would differ in its last bit.
+_inlined = numba.njit(inline="always", **_OPTIONS)
 
 _LARGEST = np.finfo(np.float64).max
 
@@ -65,7 +68,7 @@ def _carried_like(carrier, like):
 
 
 # All arithmetic is float64: a CPU core still waits for memory most of the time.
-@_compiled
+@_inlined
 def _l1(p, c, advance):
     numerator = denominator = 0.0
     for i in range(len(p)):
@@ -77,7 +80,7 @@ def _l1(p, c, advance):
     return numerator, denominator, numerator
 
 
-@_compiled
+@_inlined
 def _l2(p, c, advance):
     numerator = denominator = 0.0
     for i in range(len(p)):
@@ -89,7 +92,7 @@ def _l2(p, c, advance):
     return numerator, denominator, numerator
 
 
-@_compiled
+@_inlined
 def _elementwise(p, c, advance):
     numerator = denominator = moved = 0.0
     for i in range(len(p)):

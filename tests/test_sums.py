@@ -1,4 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -92,3 +96,29 @@ def test_small_changes_of_a_large_bfloat16_layer_are_not_lost(way):
 def test_a_compiler_that_fails_is_named_and_replaced(monkeypatch):
     with pytest.warns(UserWarning, match="plain operations, since no_such_module fails: No module named"):
         assert sums._compiled("no_such_module", "cpu") is None
+
+
+ORDER = """
+import torch
+from lightning_rwc.numba_sums import prepare_sums
+
+torch.manual_seed(0)
+for norm in ("l1", "l2", "elementwise"):
+    for dtype in (torch.float32, torch.float64, torch.bfloat16):
+        for numel in (1000, 50001, 300000):
+            p = torch.randn(numel) * torch.exp(3 * torch.randn(numel))
+            c = p + torch.randn(numel) * torch.exp(8 * torch.randn(numel))
+            sums = prepare_sums([p.to(dtype)], [c.to(dtype)])(norm, True)
+            print(*(value.hex() for value in sums[:, 0].tolist()))
+"""
+
+
+@pytest.mark.integration
+def test_compiled_sums_are_the_same_to_the_bit_in_a_process_that_finds_them_compiled(tmp_path):
+    pytest.importorskip("numba")
+    command, environment = [sys.executable, "-c", ORDER], os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+    runs = [
+        subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout for _ in range(2)
+    ]
+    assert len(runs[0].splitlines()) == 27
+    assert runs[0] == runs[1]
