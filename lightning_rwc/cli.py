@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,13 +83,10 @@ def reproduce(
     """
     given = {"data.data_dir": data_dir, "trainer.max_epochs": epochs, "data.subset": subset}
     options = [*context.args, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
-    with _errors_told("experiments"), warnings.catch_warnings():
+    with _errors_told("experiments"), _lightning_quiet():
         from lightning_rwc.experiments.report import write_report
         from lightning_rwc.experiments.run import run_seeds
 
-        # What Lightning advises its users of is for them to see, not for those of an experiment.
-        warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)")
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         folder = out / f"{model}-{data}"
         if run_seeds(model, data, _integers(seeds), folder, options):
             print(f"The report: {write_report(folder)}")
@@ -178,6 +176,21 @@ def sparkline(curve: npt.NDArray[np.float64], low: float, high: float) -> str:
         else:
             marks.append("0" if value == 0 else "∞" if value > 0 else "?")
     return "".join(marks)
+
+
+@contextmanager
+def _lightning_quiet() -> Iterator[None]:
+    """Keep back what Lightning advises: that is for its users to see, not for those of an experiment."""
+    import_module("lightning.pytorch")  # which sets this level
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)")
+        logger.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
 
 
 @contextmanager
