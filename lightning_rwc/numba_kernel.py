@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 # mypy: ignore-errors
-"""What Numba compiles: functions of memory addresses, typed by the arrays that they are called with."""
+"""What Numba compiles: functions of memory addresses."""
+
+from functools import cache
 
 import numba
 import numpy as np
@@ -9,21 +11,31 @@ from numba import types
 from numba.extending import intrinsic, overload
 
 # Sums may be taken in any order; nan and inf stay what they are.
-_OPTIONS = {"nogil": True, "cache": True, "fastmath": {"reassoc", "nsz", "contract", "arcp"}}
-_compiled = numba.njit(**_OPTIONS)
+_FASTMATH = {"reassoc", "nsz", "contract", "arcp"}
 # One function to compile is one order of summation: several, each cached, were joined to other code when they came from
 # the cache than when they had just been compiled, and a resumed history would differ in its last bit.
-_inlined = numba.njit(inline="always", **_OPTIONS)
+_inlined = numba.njit(inline="always", fastmath=_FASTMATH)
 
 _LARGEST = np.finfo(np.float64).max
 
 
 @intrinsic
-def _pointer(typing_context, address, like):
+def _pointer(typing_context, address):
     def code(context, builder, signature, arguments):
         return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
 
-    return types.CPointer(like.dtype)(address, like), code
+    return types.voidptr(types.int64), code
+
+
+@intrinsic
+def _count_up(typing_context, address):
+    """Add one to the int64 number at ``address``, at once for all threads; what it was before."""
+
+    def code(context, builder, signature, arguments):
+        number = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", number, ir.IntType(64)(1), "monotonic")
+
+    return types.int64(types.voidptr), code
 
 
 @intrinsic
@@ -108,24 +120,45 @@ def _elementwise(p, c, advance):
     return numerator, denominator, moved
 
 
-@_compiled
-def run(tasks, sums, norm, advance, carriers):
-    """Sum tasks, each an address before, an address after, and a number of elements.
+@cache
+def worker(before, after):
+    """A function of C that sums tasks, in as many threads at a time as call it.
 
     Args:
-        tasks: int64, of shape ``(tasks, 3 or more)``.
-        sums: float64, of shape ``(tasks, 3)``: written to.
-        norm: 0 for l1, 1 for l2, 2 for elementwise.
-        advance: whether to write what is after to before.
-        carriers: arrays of the types that the two addresses point to.
+        before: the NumPy type of what tasks have before.
+        after: and of what they have after.
+
+    Returns:
+        A function of the address of int64 numbers:
+
+        1. the number of bunches of tasks that have been begun, which is counted up
+        2. the number of bunches
+        3. the address of their ends, as numbers of tasks, from the 0 of what is before the first bunch
+        4. the address of the tasks: an address before, an address after, and a number of elements
+        5. the address of the sums, three float64 numbers a task: written to
+        6. 0 for l1, 1 for l2, 2 for elementwise
+        7. whether to write what is after to before
 
     """
-    for task in range(len(tasks)):
-        p = numba.carray(_pointer(tasks[task, 0], carriers[0]), tasks[task, 2])
-        c = numba.carray(_pointer(tasks[task, 1], carriers[1]), tasks[task, 2])
-        if norm == 0:
-            sums[task] = _l1(p, c, advance)
-        elif norm == 1:
-            sums[task] = _l2(p, c, advance)
-        else:
-            sums[task] = _elementwise(p, c, advance)
+
+    @numba.cfunc(types.void(types.voidptr), cache=True, fastmath=_FASTMATH)
+    def work(address):
+        job = numba.carray(address, 7, np.int64)
+        bunches, norm, advance = job[1], job[5], job[6] != 0
+        ends = numba.carray(_pointer(job[2]), bunches + 1, np.int64)
+        tasks = numba.carray(_pointer(job[3]), (ends[bunches], 3), np.int64)
+        sums = numba.carray(_pointer(job[4]), (ends[bunches], 3), np.float64)
+        bunch = _count_up(address)
+        while bunch < bunches:
+            for task in range(ends[bunch], ends[bunch + 1]):
+                p = numba.carray(_pointer(tasks[task, 0]), tasks[task, 2], before)
+                c = numba.carray(_pointer(tasks[task, 1]), tasks[task, 2], after)
+                if norm == 0:
+                    sums[task] = _l1(p, c, advance)
+                elif norm == 1:
+                    sums[task] = _l2(p, c, advance)
+                else:
+                    sums[task] = _elementwise(p, c, advance)
+            bunch = _count_up(address)
+
+    return work

@@ -104,7 +104,7 @@ def _ctrl_c():
 
 
 @pytest.mark.usefixtures("_ctrl_c")
-@pytest.mark.parametrize("inside", ["lightning_rwc.numba_sums._run_all", "lightning_rwc.metric.change_ratio"])
+@pytest.mark.parametrize("inside", ["lightning_rwc.numba_sums._Job.run", "lightning_rwc.metric.change_ratio"])
 def test_an_interrupt_inside_the_measurement_leaves_a_checkpoint_that_resumes(inside, tmp_path, monkeypatch):
     whole = fit(tmp_path, RWCCallback())
     saver = OnExceptionCheckpoint(tmp_path / "saved")

@@ -69,19 +69,28 @@ def test_edges(way, norm):
     np.testing.assert_allclose(change_ratio(prepare_sums(previous, current)(norm, False), norm), expected, rtol=1e-6)
 
 
-def test_sums_do_not_depend_on_threads():
+@pytest.mark.parametrize("openmp", [True, False])
+def test_sums_do_not_depend_on_threads(openmp, monkeypatch):
+    numba_sums = pytest.importorskip("lightning_rwc.numba_sums")
+    if not openmp:
+        monkeypatch.setattr(numba_sums, "_openmp", lambda: None)
+    elif numba_sums._openmp() is None:
+        pytest.skip("PyTorch does not bring GNU's OpenMP here")
     torch.manual_seed(0)
-    previous, current = torch.randn(2**25 + 5), torch.randn(2**25 + 5)
+    sizes = [2**25 + 5, 1, 2**21, *[1000] * 600]
+    previous, current = ([torch.randn(size) for size in sizes] for _ in range(2))
+    measure = prepare_sums(previous, current)
     threads = torch.get_num_threads()
     results = []
     try:
         for count in (1, 2, 5):
             torch.set_num_threads(count)
-            results.append(prepare_sums([previous], [current])("l1", False))
+            results += [measure("l1", False) for _ in range(5)]
     finally:
         torch.set_num_threads(threads)
-    assert torch.equal(results[0], results[1])
-    assert torch.equal(results[0], results[2])
+    expected = [numpy_rwc([p], [c], "l1") for p, c in zip(previous, current, strict=True)]
+    np.testing.assert_allclose(change_ratio(results[0], "l1"), expected, rtol=1e-12)
+    assert all(torch.equal(result, results[0]) for result in results)
 
 
 def test_small_changes_of_a_large_bfloat16_layer_are_not_lost(way):
