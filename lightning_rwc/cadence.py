@@ -31,6 +31,8 @@ class Cadence:
     """``global_step`` of the last measurement, or of the first snapshot."""
     measured_epoch: int = field(default=-1, init=False)
     """The epoch of the last measurement."""
+    due: bool = field(default=False, init=False)
+    """Whether a measurement is due and not taken yet."""
 
     def __post_init__(self) -> None:
         check_count("every_n_epochs", self.every_n_epochs)
@@ -44,7 +46,7 @@ class Cadence:
 
     def start(self, global_step: int) -> None:
         """Training starts from a new snapshot."""
-        self.epoch, self.step, self.measured_epoch = 0, 0, -1
+        self.epoch, self.step, self.measured_epoch, self.due = 0, 0, -1, False
         self.global_step = self.measured_step = global_step
 
     def batch_started(self, epoch: int) -> None:
@@ -55,15 +57,16 @@ class Cadence:
         """Whether a measurement is due now that a batch has ended."""
         # Several optimizers, or an accumulated gradient, let global_step jump over multiples or stand still on them.
         n = self.every_n_train_steps
-        due = n is not None and global_step // n > self.global_step // n
+        self.due = n is not None and global_step // n > self.global_step // n
         self.global_step, self.step = global_step, step
-        return due
+        return self.due
 
     def epoch_ended(self, epoch: int) -> bool:
         """Whether a measurement is due now that ``epoch`` has ended; the same end may come twice, after a resume."""
         self.epoch = epoch
         seen = (self.measured_step, self.measured_epoch) == (self.global_step, self.epoch)
-        return self.every_n_train_steps is None and (epoch + 1) % self.every_n_epochs == 0 and not seen
+        self.due = self.every_n_train_steps is None and (epoch + 1) % self.every_n_epochs == 0 and not seen
+        return self.due
 
     def resumed(self, epoch: int, global_step: int, step: int) -> bool:
         """Whether a measurement was due at the checkpoint from which training goes on with ``epoch``.
@@ -71,12 +74,12 @@ class Cadence:
         A checkpoint that is made at a boundary before our hook there resumes behind it, where that hook never runs.
 
         """
-        due = global_step != self.global_step and self.batch_ended(global_step, step)
+        due = self.due or (global_step != self.global_step and self.batch_ended(global_step, step))
         return due or (epoch > self.epoch and self.epoch_ended(self.epoch))
 
     def measured(self) -> None:
         """A measurement has been taken."""
-        self.measured_step, self.measured_epoch = self.global_step, self.epoch
+        self.measured_step, self.measured_epoch, self.due = self.global_step, self.epoch, False
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""

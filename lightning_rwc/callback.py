@@ -1,20 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Lightning callback: when to measure, and where the numbers go."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal, cast
+from warnings import warn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities.memory import is_oom_error
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.functional import Norm, check_norm
 from lightning_rwc.history import RWCHistory
-from lightning_rwc.interrupts import uninterrupted
+from lightning_rwc.interrupts import signals_held
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
 from lightning_rwc.measures import Measure, MeasureTables
 from lightning_rwc.metric import (
@@ -25,8 +29,15 @@ from lightning_rwc.metric import (
     check_snapshot_device,
 )
 from lightning_rwc.report import Report
-
-_UNVERIFIED_STRATEGIES = {"FSDPStrategy", "DeepSpeedStrategy"}
+from lightning_rwc.start import (
+    hint_if_nothing_learns,
+    refuse_shared_tags,
+    refuse_unverified,
+    require_layers,
+    warn_if_history_stays_behind,
+)
+from lightning_rwc.tags import find_shared
+from lightning_rwc.trainer_state import has_replicas, logged_step, ranks_are_together, settle_reductions
 
 
 class RWCCallback(Callback):
@@ -44,6 +55,9 @@ class RWCCallback(Callback):
     Checkpoints hold the history, and the snapshot where the weights have moved since the last measurement: a resumed
     run has the history of an uninterrupted one. Where ranks hold shards, each measures its own.
 
+    No collective of the callback can meet another one, wherever it stands in the list of callbacks. A measurement that
+    fails has a row of ``nan`` and one warning, and training goes on.
+
     An epoch cut short by ``max_steps`` or ``trainer.should_stop`` is measured like a whole one. Training is the same
     to the bit with and without the callback.
 
@@ -52,8 +66,8 @@ class RWCCallback(Callback):
         relative_to: measure from the ``"previous"`` measurement, or from the ``"initial"`` weights, which tells how far
             a layer has come.
         layers: which parameters are tracked: a regular expression searched for in the parameter's name, several of
-            them, or a function of name and parameter. By default all of two or more dimensions: kernels and matrices,
-            not biases and norm scales.
+            them, or a function of name and parameter. By default all with two or more dimensions larger than 1:
+            kernels and matrices, not biases and norm scales.
         group_by: how parameters form layers: an int ``n`` for the modules ``n`` names deep, or a function from
             parameter name to layer name. By default every tracked parameter is a layer, named after its module. In
             YAML either function is written ``package.module:function``.
@@ -66,7 +80,8 @@ class RWCCallback(Callback):
         prefix: what the tags start with.
         max_elements: of each layer with more elements, measure a fixed sample of about so many: the snapshot is that
             much smaller, and values are estimates, whose standard errors ``history.standard_errors`` has: about half a
-            percent of the value for 65536. By default every element is measured.
+            percent of the value for 65536. A warning names layers whose estimates a few elements carry. By default
+            every element is measured.
         snapshot_device: ``"cpu"`` keeps the snapshot in main memory, at the cost of a copy of the weights in both
             directions at each measurement. By default it is on the device of the model.
         measures: what is measured: ``"rwc"``, and beside it ``"strength"`` and ``"fluctuation"`` (see
@@ -113,6 +128,11 @@ class RWCCallback(Callback):
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
         self._report = Report(prefix, heatmap)
         self._measures = MeasureTables(measures)
+        if pair := find_shared([prefix, *self._measures.tables]):
+            raise ValueError(
+                f"`prefix={prefix!r}` and `measures` could give one tag to two things: tags start with {pair[0]!r} and "
+                f"with {pair[1]!r}. Choose another `prefix`, or another name for the measure."
+            )
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
         self.layers = layers
@@ -130,6 +150,7 @@ class RWCCallback(Callback):
         self._loaded: dict[str, Any] | None = None
         self._saved_keys: list[str] = []
         self._resuming = False
+        self._told_failure = False
 
     @property
     def histories(self) -> dict[str, RWCHistory]:
@@ -140,7 +161,7 @@ class RWCCallback(Callback):
     @override
     def state_key(self) -> str:
         # What differs in any of these cannot go on from one another's history.
-        names = ("prefix", "norm", "relative_to", "every_n_epochs", "every_n_train_steps", "max_elements")
+        names = ("prefix", "norm", "relative_to")
         return f"RWCCallback[{', '.join(f'{name}={getattr(self, name)!r}' for name in names)}]"
 
     @override
@@ -160,34 +181,38 @@ class RWCCallback(Callback):
 
     @override
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _refuse_unverified(trainer)
-        self._refuse_shared_prefix(trainer)
+        refuse_unverified(trainer)
+        callbacks = [c for c in cast(Any, trainer).callbacks if isinstance(c, RWCCallback)]
+        refuse_shared_tags([[callback.prefix, *callback._measures.tables] for callback in callbacks])
+        warn_if_history_stays_behind(trainer)
         # Lazy parameters may still be initialised by the sanity check; `on_train_start` looks again.
         if not any(is_lazy(parameter) for parameter in pl_module.parameters()):
-            LayerSelection(self.layers, self.group_by).require(pl_module)
+            require_layers(trainer, pl_module, LayerSelection(self.layers, self.group_by))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._resuming:
+        fresh = trainer.global_step == 0 and trainer.current_epoch == 0
+        if self._resuming and not fresh:
             self._resume(trainer, pl_module)
-        elif (
-            self._metric is None
-            or self._module_id != id(pl_module)
-            or (trainer.global_step == 0 and trainer.current_epoch == 0)
-        ):
+        elif fresh or self._metric is None or self._module_id != id(pl_module):
+            # A checkpoint from before the first step, as a search for the learning rate makes, has no history to keep.
+            self._loaded, self._resuming = None, False
             self._start(trainer, pl_module)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        self._resume_if_loaded(trainer, pl_module)
         self._cadence.batch_started(trainer.current_epoch)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        if self._cadence.batch_ended(trainer.global_step, _logged_step(trainer)):
+        self._resume_if_loaded(trainer, pl_module)
+        if self._cadence.batch_ended(trainer.global_step, logged_step(trainer)):
             self._measure(trainer, pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._resume_if_loaded(trainer, pl_module)
         if self._cadence.epoch_ended(trainer.current_epoch):
             self._measure(trainer, pl_module)
 
@@ -201,9 +226,12 @@ class RWCCallback(Callback):
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A checkpoint of a finished run: training does not start again, but its last boundary may want measuring.
+        # A checkpoint of a finished run: training does not start again, but its last boundary may want measuring, also
+        # where `max_steps` ended the run inside an epoch.
         if self._resuming:
             self._resume(trainer, pl_module)
+            if self._cadence.epoch_ended(self._cadence.epoch):
+                self._measure(trainer, pl_module)
             self._report.pictures(trainer, self.history, self._measures)
 
     @override
@@ -215,9 +243,10 @@ class RWCCallback(Callback):
     @override
     def state_dict(self) -> dict[str, Any]:
         if self._loaded is not None:
-            return self._loaded  # an exception between loading and the start of training: nothing has changed
+            return self._loaded  # nothing has changed since it was loaded
         return {
             "cadence": self._cadence.state_dict(),
+            "settings": self._settings(),
             "tracked": list(self._metric.layers) if self._metric is not None else [],
             "history": self.history.state_dict(),
             "measures": self._measures.state_dict(),
@@ -227,8 +256,14 @@ class RWCCallback(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # The weights in the checkpoint are the snapshot, unless they have moved since the last measurement.
         moved = self.relative_to == "initial" or self._cadence.measured_step != trainer.global_step
-        if self._metric is not None and moved and self._loaded is None:
-            checkpoint["callbacks"][self.state_key]["metric"] = self._metric.get_extra_state()
+        if self._metric is None or not moved or self._loaded is not None:
+            return
+        # None where other ranks hold parts of the snapshot and may not be there to send them.
+        snapshot = None
+        if not self._metric.spans_ranks or ranks_are_together(trainer):
+            settle_reductions(trainer)
+            snapshot = self._metric.get_extra_state()
+        checkpoint["callbacks"][self.state_key]["metric"] = snapshot
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.history = RWCHistory()
@@ -236,7 +271,11 @@ class RWCCallback(Callback):
         self._report.restart()
         self._cadence.start(trainer.global_step)
         self._module_id = id(pl_module)
+        self._told_failure = False
         self._metric = None
+        selection = LayerSelection(self.layers, self.group_by)
+        settle_reductions(trainer)
+        require_layers(trainer, pl_module, selection)
         try:
             self._metric = RelativeWeightChange(
                 pl_module,
@@ -246,20 +285,26 @@ class RWCCallback(Callback):
                 group_by=self.group_by,
                 max_elements=self.max_elements,
                 snapshot_device=self.snapshot_device,
-                share_ranks=_has_replicas(trainer),
+                share_ranks=has_replicas(trainer),
             )
         except (MemoryError, RuntimeError) as error:
-            if "memory" not in f"{type(error).__name__} {error}".lower():
+            if not isinstance(error, MemoryError) and not is_oom_error(error):
                 raise
-            size = LayerSelection(self.layers, self.group_by).nbytes(pl_module)
             rank_zero_warn(
-                f"There is no memory for the snapshot of the weights, {size:,} bytes: {error}. Training goes on "
-                "without measurements of relative weight change; track fewer layers by `layers=`, sample them by "
-                "`max_elements=` or keep the snapshot elsewhere by `snapshot_device=` to have them."
+                f"There is no memory for the snapshot of the weights, {selection.nbytes(pl_module):,} bytes: {error}. "
+                "Training goes on without measurements of relative weight change; track fewer layers by `layers=`, "
+                "sample them by `max_elements=` or keep the snapshot elsewhere by `snapshot_device=` to have them."
             )
         # Measuring takes all ranks.
         if not trainer.strategy.reduce_boolean_decision(self._metric is not None):
             self._metric = None
+        if self._metric is not None:
+            hint_if_nothing_learns(self._metric.tracked(pl_module), pl_module)
+
+    def _resume_if_loaded(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        # A callback may load a checkpoint inside a fit, as a search for the learning rate does to put back the weights.
+        if self._resuming:
+            self._resume(trainer, pl_module)
 
     def _resume(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state, self._loaded, self._resuming = self._loaded, None, False
@@ -272,61 +317,90 @@ class RWCCallback(Callback):
             return
         self.history = RWCHistory.from_state_dict(state["history"])
         self._measures.load_state_dict(state["measures"])
+        self._cadence.load_state_dict(state["cadence"])
         if self._metric is None:
             return
-        if new := set(self._metric.layers).symmetric_difference(state["tracked"]):
+        self._compare(state, trainer)
+        lost = "metric" in state and state["metric"] is None
+        if lost:
+            rank_zero_warn(
+                "The checkpoint was made when one rank had failed or was about to end, and could not ask the others "
+                "for their parts of the snapshot. The next measurement is relative to the weights of the checkpoint."
+            )
+        elif "metric" in state:
+            self._metric.set_extra_state(state["metric"])
+        if not self._cadence.resumed(trainer.current_epoch, trainer.global_step, logged_step(trainer)):
+            return
+        if lost:
+            self._begin_row({})
+        else:
+            self._measure(trainer, pl_module)
+
+    def _compare(self, state: dict[str, Any], trainer: Trainer) -> None:
+        """Warn of what has changed since the checkpoint."""
+        assert self._metric is not None
+        if new := set(self._metric.layers).symmetric_difference(state["tracked"] or self._metric.layers):
             rank_zero_warn(
                 f"The checkpoint and the model differ in layers of {self.state_key}: {sorted(new)}. Those that are new "
                 "are first measured relative to the weights of the checkpoint."
             )
-        if "metric" in state:
-            self._metric.set_extra_state(state["metric"])
-        self._cadence.load_state_dict(state["cadence"])
-        if self._cadence.resumed(trainer.current_epoch, trainer.global_step, _logged_step(trainer)):
-            self._measure(trainer, pl_module)
-
-    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._metric is None:
-            return
-        epoch, step = self._cadence.epoch, self._cadence.step
-        # Sums and snapshot move in one pass: an interrupt in between would leave a checkpoint that resumes wrongly.
-        with uninterrupted():
-            self._metric.update(pl_module)
-            layers, changes = self._metric.latest()
-            (*values, total), (*errors, _) = changes.tolist()  # the one copy to the host
-            row = dict(zip(layers, values, strict=True))
-            self.history.record(epoch, step, row, dict(zip(layers, errors, strict=True)))
-            self._measures.record(self._metric.tracked(pl_module), epoch, step)
-            self._cadence.measured()
-        self._report.measurement(trainer, self.history, row, total, self._measures)
-
-    def _refuse_shared_prefix(self, trainer: Trainer) -> None:
-        others = [c for c in cast(Any, trainer).callbacks if isinstance(c, RWCCallback) and c is not self]
-        if any(other.prefix == self.prefix for other in others):
-            raise ValueError(f"Two RWCCallbacks have `prefix={self.prefix!r}`: give each a prefix of its own.")
-        taken = {name for other in others for name in (other.prefix, *other._measures.tables)}
-        if shared := taken.intersection(self._measures.tables):
-            raise ValueError(
-                f"Two RWCCallbacks have tags that start with {shared.pop()!r}: give one of them the measure."
+        changes = [
+            f"`{name}` was {state['settings'][name]} and is {value}"
+            for name, value in self._settings().items()
+            if state["settings"][name] != value
+        ]
+        if changes:
+            rank_zero_warn(
+                f"Since the checkpoint of {self.state_key}, {', and '.join(changes)}. The history goes on, but from "
+                f"epoch {trainer.current_epoch}, step {trainer.global_step} on its values do not compare with those "
+                "before."
             )
 
+    def _settings(self) -> dict[str, int | None]:
+        return {name: getattr(self, name) for name in ("every_n_epochs", "every_n_train_steps", "max_elements")}
 
-def _has_replicas(trainer: Trainer) -> bool:
-    # Local SGD lets replicas drift apart between averagings; the strategy has no public name for it.
-    names = {base.__name__ for base in type(trainer.strategy).__mro__}
-    return "DDPStrategy" in names and getattr(trainer.strategy, "_model_averaging_period", None) is None
+    def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        metric = self._metric
+        if metric is None:
+            return
+        settle_reductions(trainer)
+        row: dict[str, float] = {}
+        total = math.nan
+        try:
+            # Measures are the user's code, and may be interrupted: nothing has changed yet.
+            beside = self._measures.rows(partial(metric.tracked, pl_module))
+            with signals_held():
+                self._begin_row(beside)
+                metric.measure(pl_module)
+                if not metric.spans_ranks:
+                    row, total = self._fill_row(metric)
+            if metric.spans_ranks:
+                # Not held: the wait for a rank that has died must be able to end.
+                row, total = self._fill_row(metric)
+        except Exception as error:
+            if not self._told_failure:
+                self._told_failure = True
+                warn(
+                    f"On rank {trainer.global_rank} a measurement of relative weight change failed with "
+                    f"{type(error).__name__}: {error}. Training goes on; the row of epoch "
+                    f"{self._cadence.epoch} is nan. Further failures are not reported.",
+                    stacklevel=2,
+                )
+        self._report.measurement(trainer, self.history, row or self.history.newest(), total, self._measures)
 
+    def _begin_row(self, beside: Mapping[str, Mapping[str, float]]) -> None:
+        """Give each table its row of this measurement: ``nan`` for relative weight change until the sums are there."""
+        epoch, step = self._cadence.epoch, self._cadence.step
+        self.history.record(epoch, step, {})
+        self._measures.record(beside, epoch, step)
+        self._cadence.measured()
 
-def _logged_step(trainer: Trainer) -> int:
-    # Lightning logs at a step that has no public name: the batches that stepped, which under manual optimisation
-    # with several optimizers is less than `global_step`. Its own LearningRateMonitor reads the same attribute.
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
-
-
-def _refuse_unverified(trainer: Trainer) -> None:
-    names = {base.__name__ for base in type(trainer.strategy).__mro__}
-    if names & _UNVERIFIED_STRATEGIES:
-        raise ValueError(
-            f"RWCCallback is not verified under {type(trainer.strategy).__name__}, where a rank sees a part of every "
-            "layer. Remove the callback, or train with `ModelParallelStrategy` (FSDP2), DDP or a single device."
-        )
+    def _fill_row(self, metric: RelativeWeightChange) -> tuple[dict[str, float], float]:
+        """Put the sums of all ranks into the newest row; what it holds then, and the value of the whole model."""
+        metric.reduce()
+        layers, changes = metric.latest()
+        (*values, total), (*errors, _), (*doubts, _) = changes.tolist()  # the one copy to the host
+        row = dict(zip(layers, values, strict=True))
+        self.history.amend(row, dict(zip(layers, errors, strict=True)))
+        self._report.unreliable([layer for layer, doubt in zip(layers, doubts, strict=True) if doubt], self.history)
+        return row, total

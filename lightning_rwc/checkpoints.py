@@ -1,31 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
 """Relative weight change over a series of saved weights, without training."""
 
-import glob
-import json
-import pickle
-from abc import ABC, abstractmethod
+import warnings
 from collections.abc import Mapping, Sequence
-from functools import cached_property
-from os import PathLike, fspath
-from pathlib import Path
-from typing import Any
-from zipfile import is_zipfile
+from os import PathLike
 
 import torch
 from torch import Tensor
 
-from lightning_rwc.functional import Norm, change_ratio, check_norm
+from lightning_rwc.functional import Norm, change_ratio, check_norm, is_measurable
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
 from lightning_rwc.metric import RelativeTo, check_relative_to
-from lightning_rwc.natural import natural_key
 from lightning_rwc.sums import prepare_sums
+from lightning_rwc.weight_files import WeightFile, weight_files
 
-_TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
-_SAFETENSORS, _INDEX = ".safetensors", ".safetensors.index.json"
-# Under these a file may hold its state dict beside other things; Lightning's is the first.
-_STATE_DICTS = ("state_dict", "model_state_dict", "model")
+_NAMES_IN_ERROR = 5
 
 
 def history_of_checkpoints(
@@ -50,7 +40,10 @@ def history_of_checkpoints(
         paths: the files in order; or folders and patterns (``"run/*.ckpt"``), whose files come in natural order
             (``epoch=2`` before ``epoch=10``). Lightning checkpoints, state dicts (``.pt``, ``.pth``, ``.bin``) and
             ``.safetensors``, sharded ones by their ``.index.json`` or folder. In a folder, a checkpoint that is of the
-            same step as the one before, as ``last.ckpt`` is, is left out.
+            same step as the one before, as ``last.ckpt`` is, is left out. A folder that Transformers, PEFT, Diffusers
+            or Accelerate wrote is one state of the model, whose files alone are taken: once where they are there twice,
+            rather as safetensors than as ``.bin``, rather plain than as ``fp16``; parts in subfolders put those before
+            their names (``unet.``). A folder of such folders, numbered as ``checkpoint-500``, is the series of them.
         norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
         relative_to: measure from the ``"previous"`` file, or from the ``"initial"``, first one.
         layers: which parameters are tracked, see :class:`~lightning_rwc.layers.LayerSelection`; a function gets tensors
@@ -63,7 +56,8 @@ def history_of_checkpoints(
 
     Raises:
         ValueError: if ``norm``, ``relative_to``, ``layers`` or ``group_by`` is wrong, there are fewer than two files,
-            or a file is corrupt, holds no weights, or more than can safely be read.
+            a file is corrupt, holds no weights, none that can be measured, or more than can safely be read, is part of
+            a distributed checkpoint, or has no tracked parameter's name or shape in common with the one before it.
         FileNotFoundError: if a path or pattern is of nothing.
         ModuleNotFoundError: if a file needs the package safetensors, and it is missing.
 
@@ -71,166 +65,104 @@ def history_of_checkpoints(
     check_norm(norm)
     check_relative_to(relative_to)
     selection = LayerSelection(layers, group_by)
-    files = [file for path in ([paths] if isinstance(paths, str | PathLike) else paths) for file in _files(path)]
+    files = weight_files(paths)
     if len(files) < 2:
-        raise ValueError(
-            f"`paths` must be two or more files of weights, but there are {len(files)}: {list(map(str, files))}."
-        )
+        found = ", ".join(map(str, files)) or "none"
+        raise ValueError(f"`paths` must be two or more files of weights, but {paths!r} gives {len(files)}: {found}.")
     times = [file.checked_time() for file in files]
     numbered = [time if None not in times else (number, number) for number, time in enumerate(times)]
+    left_out: dict[str, str] = {}
+    shapes = [_shapes(file, selection, left_out) for file in files]
+    selection.require(files[0].parameters)
+    befores = files[:1] * (len(files) - 1) if relative_to == "initial" else files[:-1]
+    _require_one_model(dict(zip(files, shapes, strict=True)), list(zip(befores, files[1:], strict=True)))
     history = RWCHistory()
-    baseline = files[0]
-    selection.require(baseline.parameters)
-    for file, time in zip(files[1:], numbered[1:], strict=True):
+    for before, after, time in zip(befores, files[1:], numbered[1:], strict=True):
         assert time is not None
-        history.record(*time, _changes(baseline, file, selection, norm))
-        if relative_to == "previous":
-            baseline.close()
-            baseline = file
-        else:
-            file.close()
+        history.record(*time, _changes(before, after, selection, norm, left_out))
+        (after if relative_to == "initial" else before).close()
+    if left_out:
+        told = f"Relative weight change leaves out what cannot be measured: {_listing(left_out)}."
+        if not history.layers:
+            raise ValueError(f"{told} Nothing else is there.")
+        warnings.warn(told, stacklevel=2)
     return history
 
 
-class _File(ABC):
-    """One saved state of a model."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    @property
-    @abstractmethod
-    def time(self) -> tuple[int, int] | None:
-        """Epoch and step, if the file knows."""
-
-    @property
-    @abstractmethod
-    def parameters(self) -> Mapping[str, Tensor]:
-        """Names and shapes: tensors without content, or ones that are mapped and not yet read."""
-
-    @abstractmethod
-    def read(self, name: str) -> Tensor:
-        """One tensor's content."""
-
-    def checked_time(self) -> tuple[int, int] | None:
-        """Epoch and step, once it is clear that the file can be read and holds weights."""
-        time = self.time if self.parameters else None
-        self.close()
-        return time
-
-    def layers(self, selection: LayerSelection) -> dict[str, dict[str, str]]:
-        """Layer name to readable parameter name to the name that it has in the file."""
-        stored = {id(tensor): name for name, tensor in self.parameters.items()}
-        return {
-            layer: {name: stored[id(tensor)] for name, tensor in parameters.items()}
-            for layer, parameters in selection.find(self.parameters).items()
-        }
-
-    def close(self) -> None:
-        """Let go of what is mapped; it is opened again on demand."""
-        for name in [name for name, value in vars(type(self)).items() if isinstance(value, cached_property)]:
-            self.__dict__.pop(name, None)
+def _stored(file: WeightFile, selection: LayerSelection) -> dict[str, dict[str, str]]:
+    """Layer name to readable parameter name to the name that it has in the file."""
+    names = {id(tensor): name for name, tensor in file.parameters.items()}
+    return {
+        layer: {name: names[id(tensor)] for name, tensor in parameters.items()}
+        for layer, parameters in selection.find(file.parameters).items()
+    }
 
 
-class _TorchFile(_File):
-    @cached_property
-    def _content(self) -> Mapping[str, Any]:
-        try:
-            # The format of before PyTorch 1.6 cannot be mapped.
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_zipfile(self.path))
-        except pickle.UnpicklingError as error:
+def _shapes(file: WeightFile, selection: LayerSelection, left_out: dict[str, str]) -> dict[str, tuple[int, ...]]:
+    """The tracked parameters of a file; weights among what cannot be measured are added to ``left_out``."""
+    # Integers that are no weights, as counters and tables of positions, are in many models.
+    odd = {
+        name: torch.empty(tensor.shape, device="meta")
+        for name, tensor in file.parameters.items()
+        if not is_measurable(tensor)
+        and tensor.dtype != torch.bool
+        and (tensor.layout != torch.strided or "weight" in name.rpartition(".")[2])
+    }
+    chosen = {id(tensor) for parameters in selection.find(odd).values() for tensor in parameters.values()}
+    for name, stand_in in odd.items():
+        if id(stand_in) in chosen:
+            tensor = file.parameters[name]
+            left_out[name] = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
+    if not any(map(is_measurable, file.parameters.values())) and left_out:
+        raise ValueError(
+            f"{file} has no weights that can be measured, only {_listing(left_out)}. Relative weight change is defined "
+            "for dense floating-point weights: save them as such (`tensor.to_dense()`, `tensor.dequantize()`)."
+        )
+    tracked = selection.find(file.parameters)
+    file.close()
+    return {name: tuple(tensor.shape) for parameters in tracked.values() for name, tensor in parameters.items()}
+
+
+def _require_one_model(
+    shapes: Mapping[WeightFile, Mapping[str, tuple[int, ...]]], pairs: Sequence[tuple[WeightFile, WeightFile]]
+) -> None:
+    for before, after in pairs:
+        if shapes[before].keys().isdisjoint(shapes[after]):
             raise ValueError(
-                f"{self} is broken, or holds objects other than weights, which could run any code when read. If you "
-                f"trust it, load it yourself and save its `state_dict` alone. ({error})"
-            ) from error
-        except Exception as error:
-            raise ValueError(f"{self} is not a file of weights that torch.load can read: {error}") from error
-        if not isinstance(content, Mapping):
-            raise ValueError(f"{self} holds no state dict, but {type(content).__name__}.")
-        return content
-
-    @cached_property
-    def time(self) -> tuple[int, int] | None:
-        try:
-            loop = self._content["loops"]["fit_loop"]["epoch_loop.state_dict"]
-            # The callback logs under the step of the last batch.
-            return self._content["epoch"], loop["_batches_that_stepped"] - 1
-        except (KeyError, TypeError):
-            return None
-
-    @cached_property
-    def parameters(self) -> Mapping[str, Tensor]:
-        nested = (self._content[name] for name in _STATE_DICTS if isinstance(self._content.get(name), Mapping))
-        state = next(nested, self._content)
-        tensors: dict[str, Tensor] = {}
-        seen = set()
-        for name, tensor in state.items():
-            if isinstance(tensor, Tensor):
-                place = (tensor.data_ptr(), tensor.shape, tensor.stride())
-                if tensor.numel() == 0 or place not in seen:
-                    tensors[name] = tensor
-                    seen.add(place)
-        return _some(tensors, self)
-
-    def read(self, name: str) -> Tensor:
-        return self.parameters[name]
+                f"`paths` must be saved states of one model, but {before} and {after} have no tracked parameter's name "
+                f"in common. The first has {_listing(shapes[before])}; the second has {_listing(shapes[after])}. Where "
+                "only a prefix differs, save one of them with the names of the other."
+            )
+    if not any(shapes[before].items() & shapes[after].items() for before, after in pairs):
+        before, after = pairs[0]
+        name = next(name for name in shapes[before] if name in shapes[after])
+        raise ValueError(
+            f"`paths` must be saved states of one model, but no parameter has one shape in a file and in the next: "
+            f"{name!r} is of shape {shapes[before][name]} in {before} and {shapes[after][name]} in {after}."
+        )
 
 
-class _SafetensorsFile(_File):
-    time = None
-
-    @cached_property
-    def _handles(self) -> dict[str, Any]:
-        try:
-            from safetensors import safe_open
-        except ModuleNotFoundError as error:
-            message = f'{self} needs the package safetensors: pip install "lightning-rwc[analysis]"'
-            raise ModuleNotFoundError(message, name=error.name) from error
-        try:
-            paths = [self.path]
-            if self.path.name.endswith(_INDEX):
-                shards = json.loads(self.path.read_text(encoding="utf-8"))["weight_map"].values()
-                paths = [self.path.parent / Path(shard).name for shard in sorted(set(shards))]
-            handles: list[Any] = [safe_open(path, framework="pt", device="cpu") for path in paths]
-            return {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118  # it is no dict
-        except Exception as error:
-            raise ValueError(f"{self} is broken, or lacks one of its shards: {error}") from error
-
-    @cached_property
-    def parameters(self) -> Mapping[str, Tensor]:
-        tensors = {}
-        for name in sorted(self._handles, key=natural_key):
-            part = self._handles[name].get_slice(name)
-            # An empty tensor of the same kind tells the dtype, which the header has under a name of its own.
-            dtype = part[..., :0].dtype if part.get_shape() else self.read(name).dtype
-            tensors[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
-        return _some(tensors, self)
-
-    def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._handles[name].get_tensor(name)
-        return tensor
-
-
-def _some(tensors: dict[str, Tensor], file: _File) -> dict[str, Tensor]:
-    if not tensors:
-        raise ValueError(f"{file} holds no weights: there is no tensor in it, nor under {', '.join(_STATE_DICTS)}.")
-    return tensors
-
-
-def _changes(before: _File, after: _File, selection: LayerSelection, norm: Norm) -> dict[str, float]:
-    earlier = {name: stored for names in before.layers(selection).values() for name, stored in names.items()}
+def _changes(
+    before: WeightFile, after: WeightFile, selection: LayerSelection, norm: Norm, left_out: dict[str, str]
+) -> dict[str, float]:
+    earlier = {name: stored for names in _stored(before, selection).values() for name, stored in names.items()}
     row = {}
-    for layer, names in after.layers(selection).items():
-        pairs = [(earlier[name], stored) for name, stored in names.items() if name in earlier]
-        sums = [
-            _sums(before.read(old), after.read(new), norm)
-            for old, new in pairs
-            if before.parameters[old].shape == after.parameters[new].shape
-        ]
-        row[layer] = change_ratio(torch.stack(sums).sum(0), norm).item() if sums else float("nan")
+    for layer, names in _stored(after, selection).items():
+        sums, failed = [], False
+        for name, new in names.items():
+            old = earlier.get(name)
+            if old is None or before.parameters[old].shape != after.parameters[new].shape:
+                continue
+            try:
+                sums.append(_sums(before.read(old), after.read(new), norm))
+            except (MemoryError, OSError):
+                raise
+            except Exception as error:
+                # Tensors of kinds that PyTorch can store, but not compute with.
+                left_out[new] = str(error)
+                failed = True
+        if sums or not failed:
+            row[layer] = change_ratio(torch.stack(sums).sum(0), norm).item() if sums else float("nan")
     return row
 
 
@@ -239,41 +171,8 @@ def _sums(previous: Tensor, current: Tensor, norm: Norm) -> Tensor:
     return prepare_sums(flat[:1], flat[1:])(norm, False)[:, 0]
 
 
-def _files(path: str | PathLike[str]) -> list[_File]:
-    text = fspath(path)
-    place = Path(text)
-    if place.is_dir():
-        return _in_folder(place)
-    if place.is_file():
-        return [_file(place)]
-    if matches := glob.glob(text, recursive=True):
-        return [file for match in sorted(matches, key=natural_key) for file in _files(match)]
-    raise FileNotFoundError(f"`paths` has {text!r}, but there is no such file or folder, and no file that it matches.")
-
-
-def _file(path: Path) -> _File:
-    if path.name.endswith((_SAFETENSORS, _INDEX)):
-        return _SafetensorsFile(path)
-    if path.suffix in _TORCH_SUFFIXES:
-        return _TorchFile(path)
-    known = ", ".join((*_TORCH_SUFFIXES, _SAFETENSORS, _INDEX))
-    raise ValueError(f"`paths` has {str(path)!r}, but a file of weights must end in one of {known}.")
-
-
-def _in_folder(folder: Path) -> list[_File]:
-    if (folder / ".metadata").exists():
-        raise ValueError(
-            f"{folder} is a distributed checkpoint. Make it one file by "
-            f"`python -m lightning.pytorch.utilities.consolidate_checkpoint {folder}` first."
-        )
-    if index := sorted(folder.glob(f"*{_INDEX}")):
-        return [_file(index[0])]
-    names = sorted((path.name for path in folder.iterdir()), key=natural_key)
-    files: list[_File] = []
-    for path in (folder / name for name in names):
-        if path.is_dir() and any(path.glob(f"*{_SAFETENSORS}*")):
-            files += _in_folder(path)
-        elif path.is_file() and path.name.endswith((*_TORCH_SUFFIXES, _SAFETENSORS)):
-            files.append(_file(path))
-    times = [file.checked_time() for file in files]
-    return [file for number, file in enumerate(files) if times[number] is None or times[number] not in times[:number]]
+def _listing(names: Mapping[str, object]) -> str:
+    """The first few names, each with what is said of it."""
+    told = [f"{name!r}{f' ({said})' if isinstance(said, str) else ''}" for name, said in names.items()]
+    more = len(told) - _NAMES_IN_ERROR
+    return ", ".join(told[:_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "") or "none"

@@ -128,7 +128,10 @@ def checkpoints(
         from lightning_rwc.checkpoints import history_of_checkpoints
 
         options: dict[str, Any] = {"norm": norm, "relative_to": relative_to, "layers": layers, "group_by": group_by}
-        history = history_of_checkpoints(files, **options)
+        with warnings.catch_warnings(record=True) as told:
+            history = history_of_checkpoints(files, **options)
+        for warning in told:
+            typer.echo(f"Warning: {warning.message}", err=True)
         out.mkdir(parents=True, exist_ok=True)
         written = [out / name for name in ("rwc_history.csv", "rwc_heatmap.png", "rwc_curves.png")]
         history.save(written[0])
@@ -146,8 +149,8 @@ def _integers(seeds: str) -> list[int]:
 
 
 def _pattern_and_kind(pair: str) -> tuple[str, str]:
-    pattern, equals, kind = pair.rpartition("=")
-    if not equals:
+    pattern, _, kind = pair.rpartition("=")
+    if not (pattern and kind):
         raise ValueError(f"`--kind` must be REGEX=KIND, as '_dw$=depth-wise', but got {pair!r}.")
     return pattern, kind
 
@@ -199,7 +202,9 @@ def _errors_told(extra: str = "analysis") -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        typer.echo(f'This needs the package {error.name}: pip install "lightning-rwc[{extra}]"', err=True)
+        ours = 'pip install "lightning-rwc[' in error.msg
+        needed = f'This needs the package {error.name}: pip install "lightning-rwc[{extra}]"'
+        typer.echo(error.msg if ours else needed, err=True)
     except (OSError, ValueError) as error:
         typer.echo(str(error), err=True)
     else:

@@ -30,10 +30,14 @@ def read_curves(path: str | PathLike[str]) -> RWCHistory:
 
     Raises:
         FileNotFoundError: if there is no such file.
-        ValueError: if the file is broken or something else; the message says which file and what.
+        ValueError: if the file is broken, a folder, or something else; the message says which file and what.
 
     """
     path = Path(path)
+    if path.is_dir():
+        tables = [file.name for file in sorted(path.iterdir()) if file.suffix in (".csv", ".parquet", ".npz")]
+        there = f"it has {', '.join(tables[:5])}" if tables else "it has no .csv, .parquet or .npz"
+        raise ValueError(f"{path} is a folder, but curves are read from files: name them one by one ({there}).")
     if path.suffix != ".csv" or not path.is_file():
         return RWCHistory.load(path)
     try:

@@ -23,6 +23,13 @@ def is_measurable(tensor: Tensor) -> bool:
     return tensor.layout == torch.strided and (tensor.is_floating_point() or tensor.is_complex())
 
 
+def common_dtype(first: torch.dtype, second: torch.dtype) -> torch.dtype:
+    """The dtype that holds values of both: as ``torch.promote_types``, which refuses floats of 8 bits."""
+    if first == second:
+        return first
+    return torch.promote_types(*(torch.float32 if dtype.itemsize == 1 else dtype for dtype in (first, second)))
+
+
 def change_sums(previous: Tensor, current: Tensor, norm: Norm = "l1") -> Tensor:
     r"""Sum what relative weight change is the ratio of.
 
@@ -141,13 +148,14 @@ def relative_weight_change(previous: Tensor, current: Tensor, norm: Norm = "l1")
 
 
 def depth_correlation(values: Sequence[float]) -> float:
-    """Spearman's rank correlation between depth and relative weight change.
+    """Spearman's rank correlation between the place of a layer and its relative weight change.
 
     The finding of arXiv 2011.06735, that later layers change more than earlier ones, as one number: +1 when
     every layer changes more than all before it, −1 when it changes less. Ties share their mean rank.
 
     Args:
-        values: one relative weight change a layer, in depth order. ``nan`` values are left out.
+        values: one relative weight change a layer, from the first to the last: in definition order, as a history has
+            them, or in the order of :func:`~lightning_rwc.forward_order.forward_order`. ``nan`` values are left out.
 
     Returns:
         ρ in [−1, 1], or ``nan`` where it is undefined: fewer than two layers, or all alike.
@@ -168,9 +176,12 @@ def depth_correlation(values: Sequence[float]) -> float:
     return float(depths @ ranks / np.sqrt((depths @ depths) * (ranks @ ranks)))
 
 
-def _widen(tensor: Tensor) -> Tensor:
+def sums_dtype(device: torch.device) -> torch.dtype:
+    """The dtype in which sums are taken on ``device``: float64, or float32 where there is none."""
     # Only CPU and CUDA are known to have float64; MPS, for one, has not.
-    wide = tensor.device.type in ("cpu", "cuda")
-    if tensor.is_complex():
-        return tensor.to(torch.complex128 if wide else torch.complex64)
-    return tensor.to(torch.float64 if wide else torch.float32)
+    return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
+
+
+def _widen(tensor: Tensor) -> Tensor:
+    dtype = sums_dtype(tensor.device)
+    return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)

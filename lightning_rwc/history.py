@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The table of measurements: layers × measurements, kept in memory, saved to files."""
 
+import csv
+import os
+import re
 from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,11 +13,13 @@ from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
+from lightning_rwc.extras import needs
+from lightning_rwc.layer_order import merged_order
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 _INDEX = ["epoch", "step"]
@@ -24,7 +30,7 @@ class RWCHistory:
     """Every measurement of a run.
 
     Args:
-        layers: names of the layers, in depth order.
+        layers: names of the layers, in definition order.
         epochs: for each measurement the epoch it was taken in, counted from 0 as Lightning does.
         steps: for each measurement the step under which Lightning's loggers have it.
         values: relative weight changes (dimensionless), of shape ``(measurements, layers)``.
@@ -75,18 +81,12 @@ class RWCHistory:
     @property
     def values(self) -> npt.NDArray[np.float64]:
         """Relative weight changes, float64 of shape ``(measurements, layers)``; ``nan`` where none was measured."""
-        return self._joined(self._rows, np.nan)
+        return np.array(self._rows).reshape(len(self), len(self.layers))
 
     @property
     def standard_errors(self) -> npt.NDArray[np.float64]:
         """The standard errors of the values, float64 of the same shape; 0 where a value is not an estimate."""
-        return self._joined(self._errors, 0.0)
-
-    def _joined(self, rows: Sequence[npt.NDArray[np.float64]], missing: float) -> npt.NDArray[np.float64]:
-        table = np.full((len(self), len(self.layers)), missing)
-        for filled, row in zip(table, rows, strict=True):
-            filled[: len(row)] = row
-        return table
+        return np.array(self._errors).reshape(len(self), len(self.layers))
 
     def record(
         self, epoch: int, step: int, values: Mapping[str, float], standard_errors: Mapping[str, float] | None = None
@@ -96,17 +96,56 @@ class RWCHistory:
         Args:
             epoch: the epoch it was taken in.
             step: the step under which it is logged.
-            values: layer name to relative weight change. A new layer gets a column, ``nan`` before this row;
-                a layer left out gets ``nan``.
+            values: layer name to relative weight change. A new layer gets a column where it stands among the others,
+                ``nan`` before this row; a layer left out gets ``nan``.
             standard_errors: layer name to the standard error of its value, where that is an estimate.
 
         """
-        known = set(self.layers)
-        self.layers += [layer for layer in values if layer not in known]
-        self._rows.append(np.array([values.get(layer, np.nan) for layer in self.layers]))
-        self._errors.append(np.array([(standard_errors or {}).get(layer, 0.0) for layer in self.layers]))
+        self._rows.append(np.full(len(self.layers), np.nan))
+        self._errors.append(np.zeros(len(self.layers)))
         self.epochs.append(epoch)
         self.steps.append(step)
+        self.amend(values, standard_errors)
+
+    def amend(self, values: Mapping[str, float], standard_errors: Mapping[str, float] | None = None) -> None:
+        """Put other values into the last measurement.
+
+        Args:
+            values: layer name to relative weight change; layers left out keep theirs.
+            standard_errors: layer name to the standard error of its value, where that is an estimate.
+
+        """
+        if not values.keys() <= {*self.layers}:
+            self._arrange(merged_order([*values], self.layers))
+        # Not in place: whoever interrupts finds the old row or the new one.
+        self._errors[-1] = self._changed(self._errors[-1], standard_errors or {})
+        self._rows[-1] = self._changed(self._rows[-1], values)
+
+    def _changed(self, row: npt.NDArray[np.float64], changes: Mapping[str, float]) -> npt.NDArray[np.float64]:
+        return np.array([changes.get(layer, old) for layer, old in zip(self.layers, row, strict=True)])
+
+    def reordered(self, layers: Sequence[str]) -> "RWCHistory":
+        """The same measurements with ``layers`` as columns: all of them in another order, or some.
+
+        Args:
+            layers: names of layers that the history has.
+
+        Raises:
+            ValueError: if it lacks one of them.
+
+        """
+        if missing := [layer for layer in layers if layer not in self.layers]:
+            raise ValueError(f"`layers` has {missing[0]!r}, but the history has only {self.layers}.")
+        columns = [self.layers.index(layer) for layer in layers]
+        return RWCHistory(layers, self.epochs, self.steps, self.values[:, columns], self.standard_errors[:, columns])
+
+    def _arrange(self, layers: list[str]) -> None:
+        old = {layer: place for place, layer in enumerate(self.layers)}
+        # One more column, for those that are new.
+        places = [old.get(layer, len(old)) for layer in layers]
+        rows = [np.append(row, np.nan)[places] for row in self._rows]
+        errors = [np.append(row, 0.0)[places] for row in self._errors]
+        self.layers, self._rows, self._errors = layers, rows, errors
 
     def newest(self) -> dict[str, float]:
         """The last measurement: layer name to value.
@@ -117,8 +156,15 @@ class RWCHistory:
         """
         return dict(zip(self.layers, self._rows[-1].tolist(), strict=True))
 
-    def to_frame(self) -> pd.DataFrame:
-        """The table as a data frame: epochs and steps as index, layers as columns."""
+    def to_frame(self) -> "pd.DataFrame":
+        """The table as a data frame: epochs and steps as index, layers as columns.
+
+        Raises:
+            ModuleNotFoundError: if pandas is missing.
+
+        """
+        with needs("pandas", extra="pandas", what="RWCHistory.to_frame"):
+            import pandas as pd
         index = pd.MultiIndex.from_arrays([self.epochs, self.steps], names=_INDEX)
         return pd.DataFrame(self.values, index=index, columns=pd.Index(self.layers, dtype=object))
 
@@ -131,6 +177,7 @@ class RWCHistory:
 
         Raises:
             ValueError: if the suffix is none of these.
+            ModuleNotFoundError: if the suffix is ``.parquet``, and pandas or pyarrow is missing.
 
         """
         path, (write, _) = _format_of(path)
@@ -147,6 +194,7 @@ class RWCHistory:
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if the suffix is unknown, or the file is broken or holds something else.
+            ModuleNotFoundError: if the suffix is ``.parquet``, and pandas or pyarrow is missing.
 
         """
         path, (_, read) = _format_of(path)
@@ -163,14 +211,17 @@ class RWCHistory:
         """The table as lists and tensors, for a checkpoint."""
         import torch
 
-        tables = {"values": self.values, "standard_errors": self.standard_errors}
+        tables = {"values": self.values}
+        if any(row.any() for row in self._errors):
+            tables["standard_errors"] = self.standard_errors
         lists = {"layers": list(self.layers), "epochs": list(self.epochs), "steps": list(self.steps)}
         return lists | {name: torch.from_numpy(table) for name, table in tables.items()}
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "RWCHistory":
         """The table that :meth:`state_dict` gave."""
-        return cls(**{name: state[name] for name in ("layers", "epochs", "steps", "values", "standard_errors")})
+        names = ("layers", "epochs", "steps", "values", "standard_errors")
+        return cls(**{name: state[name] for name in names if name in state})
 
     def plot_heatmap(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
         """Draw layers × measurements, see :func:`~lightning_rwc.plotting.heatmap`."""
@@ -197,16 +248,16 @@ def _table(argument: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.
     return table
 
 
-def _file_frame(history: RWCHistory) -> pd.DataFrame:
-    frame = history.to_frame()
+def _file_table(history: RWCHistory) -> RWCHistory:
     # Also where layers are named as if they were standard errors: they would be read as such.
     if not history.standard_errors.any() and _without_errors(history.layers) is None:
-        return frame
+        return history
     suffix = _ERROR
     while not {layer + suffix for layer in history.layers}.isdisjoint(history.layers):
         suffix += "'"
-    errors = pd.DataFrame(history.standard_errors, index=frame.index, columns=frame.columns + suffix)
-    return pd.concat([frame, errors], axis=1)
+    columns = [*history.layers, *(layer + suffix for layer in history.layers)]
+    table = np.concatenate([history.values, history.standard_errors], axis=1)
+    return RWCHistory(columns, history.epochs, history.steps, table)
 
 
 def _from_file(columns: list[str], epochs: list[int], steps: list[int], table: npt.NDArray[np.float64]) -> RWCHistory:
@@ -224,24 +275,45 @@ def _without_errors(columns: list[str]) -> list[str] | None:
 
 
 def _write_csv(history: RWCHistory, path: Path) -> None:
-    _file_frame(history).to_csv(path, na_rep="nan", encoding="utf-8")
+    table = _file_table(history)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        # Not by the csv module, which in older versions of Python leaves a carriage return without quotes.
+        print(*_INDEX, *map(_quoted, table.layers), sep=",", end=os.linesep, file=file)
+        for epoch, step, row in zip(table.epochs, table.steps, table.values.tolist(), strict=True):
+            print(epoch, step, *row, sep=",", end=os.linesep, file=file)
+
+
+def _quoted(name: str) -> str:
+    return name if set(name).isdisjoint(',"\r\n') else '"' + name.replace('"', '""') + '"'
 
 
 def _read_csv(path: Path) -> RWCHistory:
-    # As text: pandas would rename columns that bear one name, and round in the last digit.
-    cells = pd.read_csv(path, header=None, dtype=str, keep_default_na=False, encoding="utf-8").to_numpy()
-    header, body = cells[0], cells[1:]
-    if list(header[:2]) != _INDEX:
-        raise ValueError(f"its first columns must be {_INDEX}, but are {list(header[:2])}")
-    return _from_file(list(header[2:]), body[:, 0].tolist(), body[:, 1].tolist(), body[:, 2:].astype(np.float64))
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = [row for row in csv.reader(file, strict=True) if row]
+    header, body = rows[0] if rows else [], rows[1:]
+    if header[:2] != _INDEX:
+        raise ValueError(f"its first columns must be {_INDEX}, but are {header[:2]}")
+    for number, row in enumerate(body, start=2):
+        if len(row) != len(header):
+            raise ValueError(f"row {number} has {len(row)} cells, but the header has {len(header)}")
+    epochs, steps = ([int(row[place]) for row in body] for place in range(2))
+    values = np.array([[float(cell) for cell in row[2:]] for row in body], dtype=np.float64)
+    return _from_file(header[2:], epochs, steps, values.reshape(len(body), len(header) - 2))
+
+
+def _pandas_for_parquet() -> Any:
+    with needs("pandas and pyarrow", extra="parquet", what="Parquet"):
+        import_module("pyarrow")
+        return import_module("pandas")
 
 
 def _write_parquet(history: RWCHistory, path: Path) -> None:
-    _file_frame(history).to_parquet(path)
+    _pandas_for_parquet()
+    _file_table(history).to_frame().to_parquet(path, engine="pyarrow")
 
 
 def _read_parquet(path: Path) -> RWCHistory:
-    frame = pd.read_parquet(path)
+    frame = _pandas_for_parquet().read_parquet(path, engine="pyarrow")
     if list(frame.index.names) != _INDEX:
         raise ValueError(f"its index must be {_INDEX}, but is {list(frame.index.names)}")
     epochs, steps = (frame.index.get_level_values(level).tolist() for level in _INDEX)
@@ -279,6 +351,12 @@ _FORMATS: dict[str, tuple[_Writer, _Reader]] = {
 
 
 def _format_of(path: str | PathLike[str]) -> tuple[Path, tuple[_Writer, _Reader]]:
+    # A Path has made one slash of two. Drives of Windows have one letter.
+    if re.match(r"[A-Za-z][\w+.-]+:/", address := os.fspath(path).replace("\\", "/")):
+        raise ValueError(
+            f"`path` must be a file on this machine, but got the address {address!r}: "
+            "save to a local file and copy that there, or fetch the file first and load the copy."
+        )
     path = Path(path)
     if path.suffix not in _FORMATS:
         raise ValueError(f"`path` must end in one of {', '.join(_FORMATS)}, but got {str(path)!r}.")

@@ -1,26 +1,44 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ctrl-C, held back while something must not be left half done."""
+"""Signals, held back while something must not be left half done."""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+
+# What a terminal, a cluster or a timer sends. To ask for the handler of every signal takes longer than a measurement.
+_NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT", "SIGCONT", "SIGALRM", "SIGBREAK")
+_SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 @contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the end of the block."""
-    handler = signal.getsignal(signal.SIGINT)
-    # Python delivers signals to the main thread only, and cannot put back a handler that was not set from Python.
-    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+def signals_held() -> Iterator[None]:
+    """Hold back every signal that Python handles until the end of the block, but let a second Ctrl-C through.
+
+    Ctrl-C raises an exception wherever it finds the program. Lightning's handler for a signal of SLURM saves a
+    checkpoint there. Neither may see a state that is half of one measurement and half of another.
+
+    """
+    # Python handles signals in the main thread only.
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
-    pressed: list[Any] = []
-    signal.signal(signal.SIGINT, lambda *arguments: pressed.append(arguments))
+    handlers = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    held: list[tuple[int, FrameType | None]] = []
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and any(earlier == number for earlier, _ in held):
+            held.clear()
+            handlers[number](number, frame)
+        held.append((number, frame))
+
+    for number in handlers:
+        signal.signal(number, hold)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, handler)
-        if pressed:
-            handler(*pressed[0])
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in held:
+            handlers[number](number, frame)

@@ -25,7 +25,7 @@ def layer_kinds(module: "Module", layers: "LayerFilter" = None, group_by: "Group
         group_by: how they form layers, as there; a layer of several kinds is ``"other"``.
 
     Returns:
-        Layer name to kind, in depth order.
+        Layer name to kind, in definition order.
 
     """
     from torch import nn

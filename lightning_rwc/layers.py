@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any, NamedTuple, TypeAlias, cast
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import DataParallel, Module, Parameter
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.parameter import is_lazy
 
@@ -24,16 +25,56 @@ Layers: TypeAlias = dict[str, dict[str, Parameter]]
 _FUNCTION_NAME = re.compile(r"[\w.]+:[\w.]+")
 # Path components that wrappers insert: torch.compile, FSDP and activation checkpointing.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
+_PARAMETRIZATION = re.compile(r"(^|\.)parametrizations\.[^.]+$")
+# What PyTorch calls weights: in its modules, and where `prune`, `spectral_norm` and `weight_norm` keep them.
+_WEIGHT = re.compile(
+    r"weight(_orig|_v|\.original1)?|(in|q|k|v)_proj_weight|weight_(ih|hh|hr)(_l\d+(_reverse)?)?",
+)
+# Modules whose weights are matrices or kernels whatever their sizes.
+_MATRIX_MODULES = (
+    nn.Linear,
+    nn.Bilinear,
+    nn.Embedding,
+    nn.EmbeddingBag,
+    nn.MultiheadAttention,
+    nn.RNNBase,
+    nn.RNNCellBase,
+    _ConvNd,
+)
 _NAMES_IN_ERROR = 20
+
+
+class FoundLayers(dict[str, dict[str, Parameter]]):
+    """Layers as :class:`LayerSelection` finds them: layer name to parameter name to parameter.
+
+    Attributes:
+        modules: parameter name to the module whose ``weight`` it is. It lacks what is no module's ``weight`` as it
+            stands: bare parameters, pruned and parametrised weights, and everything in a state dict.
+
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.modules: dict[str, Module] = {}
 
 
 class LayerSelection:
     r"""Finds the tracked parameters of a module and sorts them into layers.
 
-    By default a layer is one parameter of two or more dimensions: kernels and matrices are in, biases and norm
-    scales are out. It is named after its module, or after the parameter where a module tracks more than one.
-    Layers come in definition order. A tied parameter counts once, under its first name; a frozen one is tracked.
+    By default a layer is one parameter with two or more dimensions larger than 1. Kernels and matrices are in. Biases,
+    norm scales, temperatures and class tokens are out, also where their shape is ``(C, 1, 1)``. The weights of linear,
+    convolution, embedding, recurrent and attention modules are in whatever their sizes: those of ``nn.Linear(60, 1)``
+    and of a depth-wise 1×1 convolution. A state dict has no modules: there the same holds for every parameter of two or
+    more dimensions that is called ``weight`` (or as PyTorch calls those of its recurrent and attention modules), unless
+    a ``bias`` of the same shape stands beside it.
+
+    A weight, and a bias that is chosen alone, are named after their module: ``encoder.conv1``. Where more than one
+    parameter of a module is tracked each keeps its own name, and so does any other parameter: ``attn.logit_scale``.
     Names leave out what ``torch.compile``, ``torch.nn.utils.parametrize`` and ``torch.nn.utils.prune`` insert.
+
+    Layers come in definition order, which need not be the order in which they compute: see
+    :func:`~lightning_rwc.forward_order.forward_order`. A tied parameter counts once, under its first name; a frozen one
+    is tracked.
 
     Args:
         layers: which parameters are tracked, instead of the default rule: a regular expression searched for in
@@ -67,16 +108,18 @@ class LayerSelection:
             raise ValueError(f"`group_by` must be at least 1 (modules one name deep), but got {group_by}.")
         self._group_by = group_by
 
-    def find(self, module: Module | Mapping[str, Tensor]) -> Layers:
+    def find(self, module: Module | Mapping[str, Tensor]) -> FoundLayers:
         """The tracked parameters of ``module``, or of a state dict: layer name to parameter name to parameter.
 
         They are in definition order. A state dict's tied parameters count each.
 
         """
         tracked = [found for found in _named_parameters(module) if self._tracks(found)]
-        layers: Layers = {}
+        layers = FoundLayers()
         for layer, found in zip(self._layer_names(tracked), tracked, strict=True):
             layers.setdefault(layer, {})[found.name] = found.parameter
+            if found.owner is not None and found.raw.rpartition(".")[2] == "weight":
+                layers.modules[found.name] = found.owner
         return layers
 
     def nbytes(self, module: Module) -> int:
@@ -85,7 +128,7 @@ class LayerSelection:
             local(parameter).nbytes for parameters in self.find(module).values() for parameter in parameters.values()
         )
 
-    def require(self, module: Module | Mapping[str, Tensor]) -> Layers:
+    def require(self, module: Module | Mapping[str, Tensor]) -> FoundLayers:
         """As :meth:`find`, but a selection that cannot work is an error.
 
         Raises:
@@ -109,7 +152,7 @@ class LayerSelection:
         layers = self.find(module)
         if not layers:
             by_shape = self._patterns is None and self._keep is None
-            rule = "has two or more dimensions" if by_shape else "is chosen by `layers`"
+            rule = "has two or more dimensions larger than 1" if by_shape else "is chosen by `layers`"
             raise ValueError(f"There is no layer to track: no parameter {rule}. {existing} Choose some by `layers=`.")
         return layers
 
@@ -121,7 +164,7 @@ class LayerSelection:
             return False
         if self._keep is not None:
             return bool(self._keep(found.name, found.parameter))
-        return self._names(found) and (self._patterns is not None or found.parameter.ndim >= 2)
+        return self._names(found) and (self._patterns is not None or found.is_matrix)
 
     def _layer_names(self, tracked: Sequence["_Found"]) -> list[str]:
         if callable(self._group_by):
@@ -132,7 +175,10 @@ class LayerSelection:
         if self._group_by is not None:
             return [".".join(found.module.split(".")[: self._group_by]) or found.name for found in tracked]
         siblings = Counter(found.module for found in tracked)
-        names = [found.module if found.module and siblings[found.module] == 1 else found.name for found in tracked]
+        names = [
+            found.module if found.module and found.stands_for_module and siblings[found.module] == 1 else found.name
+            for found in tracked
+        ]
         taken = Counter(names)
         return [name if taken[name] == 1 else found.raw for name, found in zip(names, tracked, strict=True)]
 
@@ -142,31 +188,66 @@ class _Found(NamedTuple):
     name: str
     raw: str
     parameter: Parameter
+    owner: Module | None
+    """The module that uses it; in a state dict None."""
+    bias: Tensor | None
+    """What stands beside it as ``bias``, if anything."""
+
+    @property
+    def attribute(self) -> str:
+        """Its name within its module."""
+        return self.name[len(self.module) :].removeprefix(".")
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it has a name that PyTorch gives to weights."""
+        return _WEIGHT.fullmatch(self.attribute) is not None
+
+    @property
+    def stands_for_module(self) -> bool:
+        """Whether a layer of it alone has the name of its module."""
+        return self.is_weight or self.attribute == "bias"
+
+    @property
+    def is_matrix(self) -> bool:
+        """Whether it is a layer by the default rule."""
+        shape = self.parameter.shape
+        if sum(size > 1 for size in shape) >= 2:
+            return True
+        if len(shape) < 2 or not self.is_weight:
+            return False
+        if self.owner is not None:
+            return isinstance(self.owner, _MATRIX_MODULES)
+        return self.bias is None or self.bias.shape != shape
 
 
 def _named_parameters(module: Module | Mapping[str, Tensor]) -> Iterator[_Found]:
+    modules: dict[str, Module] = {}
     if isinstance(module, Module):
-        module = _unwrap(module)
+        module = unwrapped(module)
         masks = {name for name, _ in module.named_buffers() if name.endswith("_mask")}
         raw = dict(module.named_parameters())
+        modules = dict(module.named_modules())
     else:
         masks = {name for name in module if f"{name.removesuffix('_mask')}_orig" in module and name.endswith("_mask")}
         raw = {name: cast(Parameter, tensor) for name, tensor in module.items() if name not in masks}
-    found = {name: _readable(name, parameter, masks) for name, parameter in raw.items()}
-    taken = Counter(readable.name for readable in found.values())
-    for name, readable in found.items():
-        unique = taken[readable.name] == 1
-        yield readable if unique else _Found(name.rpartition(".")[0], name, name, raw[name])
+    readable = {name: _readable(name, masks) for name in raw}
+    taken = Counter(short for _, short in readable.values())
+    for name, parameter in raw.items():
+        path, dot, _ = name.rpartition(".")
+        names = readable[name] if taken[readable[name][1]] == 1 else (path, name)
+        owner = modules.get(_PARAMETRIZATION.sub("", path))
+        yield _Found(*names, name, parameter, owner, raw.get(f"{path}{dot}bias"))
 
 
-def _unwrap(module: Module) -> Module:
-    # These stand in front of the user's module and put a component before every name.
+def unwrapped(module: Module) -> Module:
+    """The user's module, without wrappers that put a component before every name."""
     while isinstance(module, DataParallel | DistributedDataParallel) or type(module).__name__ == "_FabricModule":
         module = cast(Module, module.module)
     return module
 
 
-def _readable(name: str, parameter: Parameter, masks: set[str]) -> _Found:
+def _readable(name: str, masks: set[str]) -> tuple[str, str]:
     pruned = name.endswith("_orig") and f"{name.removesuffix('_orig')}_mask" in masks
     *modules, last = name.split(".")
     path = [*(module for module in modules if module not in _WRAPPERS), last.removesuffix("_orig") if pruned else last]
@@ -175,7 +256,7 @@ def _readable(name: str, parameter: Parameter, masks: set[str]) -> _Found:
         # conv.parametrizations.weight.original is conv's weight, seen through its parametrisation.
         del path[-3]
         path, own = (path[:-1], 1) if path[-1] == "original" else (path, 2)
-    return _Found(".".join(path[:-own]), ".".join(path), name, parameter)
+    return ".".join(path[:-own]), ".".join(path)
 
 
 def _resolve(argument: str, value: Any) -> Any:

@@ -2,21 +2,28 @@
 """Further numbers a layer beside relative weight change, and how to add one of your own."""
 
 import math
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import zip_longest
-from typing import Any, TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
+from torch.nn.modules.conv import _ConvNd
 from torchmetrics.utilities import rank_zero_warn
 
+from lightning_rwc.functional import sums_dtype
 from lightning_rwc.history import RWCHistory
+from lightning_rwc.layers import FoundLayers
 from lightning_rwc.quantity import Quantity
 
 Layers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
+
+# Projections that take one input side by side, so that the next one does not take what this one gives.
+_SIDE_BY_SIDE = re.compile(r"(^|\.)((to_)?([qkv]|query|key|value)(_proj|_lin)?|lora_\w+|base_layer)\.")
 
 
 class Measure(ABC):
@@ -48,8 +55,9 @@ class Measure(ABC):
         """Measure.
 
         Args:
-            layers: layer name to parameter name to parameter, in depth order. Called without recording gradients, on
-                every rank; where ranks hold shards the parameters are DTensors.
+            layers: layer name to parameter name to parameter, in definition order. Called without recording gradients,
+                on every rank; where ranks hold shards the parameters are DTensors. While a Trainer trains it is a
+                :class:`~lightning_rwc.layers.FoundLayers`, which knows the modules too.
 
         Returns:
             Layer name to a real 0-dim tensor, on any device. A layer that is left out gets ``nan``.
@@ -59,8 +67,11 @@ class Measure(ABC):
 
 class _Strengths(Measure):
     def __call__(self, layers: Layers) -> dict[str, Tensor]:
-        strengths = node_strengths([parameter for parameters in layers.values() for parameter in parameters.values()])
-        parts = iter(strengths)
+        named = [item for parameters in layers.values() for item in parameters.items()]
+        modules = None
+        if isinstance(layers, FoundLayers):
+            modules = [None if _SIDE_BY_SIDE.search(name) else layers.modules.get(name) for name, _ in named]
+        parts = iter(node_strengths([parameter for _, parameter in named], modules))
         return {
             layer: self._summary(torch.cat([next(parts) for _ in parameters])) for layer, parameters in layers.items()
         }
@@ -71,7 +82,11 @@ class _Strengths(Measure):
 
 
 class NodeStrength(_Strengths):
-    """The mean over a layer's units of their strength, see :func:`node_strengths`."""
+    """The mean over a layer's units of their strength, see :func:`node_strengths`.
+
+    ``nan`` where that is undefined for a unit, and for attention's separate projections (modules named ``query``,
+    ``k_proj``, ``to_v`` and the like) and LoRA's matrices, which are defined one after the other but work side by side.
+    """
 
     name = "strength"
     quantity = Quantity("mean node strength", signed=True)
@@ -84,7 +99,8 @@ class NodeStrength(_Strengths):
 class LayerFluctuation(_Strengths):
     """How far the strengths of a layer's units spread, see :func:`node_strengths`: their standard deviation.
 
-    The root of the mean squared deviation from the layer's mean strength, over all units (arXiv 2110.02628).
+    The root of the mean squared deviation from the layer's mean strength, over all units (arXiv 2110.02628). ``nan``
+    where :class:`NodeStrength` is.
 
     """
 
@@ -96,50 +112,110 @@ class LayerFluctuation(_Strengths):
         return strengths.std(correction=0)
 
 
-def node_strengths(weights: Sequence[Tensor]) -> list[Tensor]:
+def node_strengths(weights: Sequence[Tensor], modules: Sequence[Module | None] | None = None) -> list[Tensor]:
     r"""The strength of every unit: the sum of its incoming and of its outgoing weights (arXiv 2110.02628).
 
-    A unit is an output of a weight of shape ``(outputs, inputs, ...)``: a neuron of a linear layer, a channel of a
-    convolution, whose kernel is summed. Its outgoing weights are those of the next weight in the list, where inputs fit
-    outputs: one by one, or many (a linear layer behind flattened channels) or few inputs (a convolution in groups) to
-    one output. Where they do not fit, and for the last weight, only incoming weights count. A weight of fewer than two
-    dimensions has a unit an element.
+    A unit is an output of a weight: a neuron of a linear layer, a channel of a convolution, whose kernel is summed, a
+    dimension of an embedding. Weights are taken for a chain, in which each takes what the one before gives: a unit's
+    outgoing weights are those of the next weight in the list, and those of the last one have none. The next weight
+    must have an input for each unit; behind a convolution a linear layer may have several, of the flattened channel. A
+    weight of fewer than two dimensions has a unit an element, whose strength is the element, and is not in the chain.
+
+    Strengths are ``nan`` where they are undefined or unknown: where the next weight has other inputs, as behind fused
+    queries, keys and values or before a concatenation; for complex weights; and, if ``modules`` are given, for a weight
+    whose module is not a linear layer, convolution or embedding, and for the one before it. A recurrent layer and
+    ``nn.MultiheadAttention``'s input projection are such; so are bare, pruned and parametrised weights. What branches
+    but fits by its sizes, as a residual connection does, is not seen: it counts as a chain.
 
     Args:
-        weights: tensors or DTensors, in depth order. Strengths of complex ones are ``nan``.
+        weights: tensors or DTensors, in the order of the chain.
+        modules: the module of each weight, or None where it is of no module. They tell which way a weight lies and in
+            how many groups: transposed convolutions, embeddings and the ``Conv1D`` of Hugging Face's transformers have
+            inputs first. Without ``modules``, all weights are taken for ``(outputs, inputs, ...)``, those of three or
+            more dimensions for kernels of convolutions, in groups where that makes them fit.
 
     Returns:
-        For each weight a tensor of shape ``(outputs,)``, float64 (float32 where the device has no float64).
+        For each weight a tensor of shape ``(units,)``, float64 (float32 where the device has no float64).
 
     Example:
         >>> [s.tolist() for s in node_strengths([torch.tensor([[1.0, 2.0], [3.0, 4.0]]), torch.tensor([[10.0, 20.0]])])]
         [[13.0, 27.0], [30.0]]
 
     """
-    incoming = [_sum_but(weight, 0) for weight in weights]
+    kinds = [_by_shape(weight) for weight in weights] if modules is None else [*map(_by_module, modules)]
+    followers = dict(pairwise(index for index, weight in enumerate(weights) if weight.ndim >= 2))
     strengths = []
-    for units, following in zip_longest(incoming, weights[1:]):
-        matrix = following is not None and following.ndim >= 2 and not following.is_complex()
-        outgoing = _outgoing(following, len(units)) if matrix else None
-        strengths.append(units if outgoing is None else units + outgoing.to(units.device))
+    for index, (weight, kind) in enumerate(zip(weights, kinds, strict=True)):
+        if weight.ndim < 2:
+            strengths.append(_sum_but(weight, 0))
+            continue
+        units = _undefined(weight) if kind is None else _sums(weight, kind, of_inputs=False)
+        if kind is not None and (follower := followers.get(index)) is not None:
+            outgoing = _outgoing(weights[follower], kinds[follower], len(units), flattened=kind.convolution)
+            units = units + (math.nan if outgoing is None else outgoing.to(units.device))
+        strengths.append(units)
     return strengths
 
 
-def _outgoing(weight: Tensor, units: int) -> Tensor | None:
-    outputs, inputs = weight.shape[:2]
-    if units and inputs and inputs % units == 0:
-        return _sum_but(weight, 1).view(units, -1).sum(1)
-    if inputs and units % inputs == 0 and outputs % (units // inputs) == 0:
-        groups = units // inputs
-        return _sum_but(weight, 0, 1).view(groups, -1, inputs).sum(1).flatten()
+class _Kind(NamedTuple):
+    """How a weight lies."""
+
+    inputs_first: bool = False
+    convolution: bool = False
+    groups: int | None = 1
+    """None where only the layer before can tell."""
+    takes_units: bool = True
+
+
+def _by_shape(weight: Tensor) -> _Kind:
+    return _Kind(convolution=True, groups=None) if weight.ndim > 2 else _Kind()
+
+
+def _by_module(module: Module | None) -> _Kind | None:
+    if isinstance(module, _ConvNd):
+        return _Kind(module.transposed, True, module.groups)
+    if isinstance(module, nn.Linear):
+        return _Kind()
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return _Kind(inputs_first=True, takes_units=False)
+    if any(cls.__name__ == "Conv1D" and cls.__module__.startswith("transformers.") for cls in type(module).__mro__):
+        return _Kind(inputs_first=True)
     return None
+
+
+def _outgoing(weight: Tensor, kind: _Kind | None, units: int, flattened: bool) -> Tensor | None:
+    if kind is None or not kind.takes_units:
+        return None
+    if kind.groups is None:
+        groups = units // max(weight.shape[1], 1)
+        kind = kind._replace(groups=groups if groups and weight.shape[0] % groups == 0 else 1)
+    inputs = weight.shape[0] if kind.inputs_first else weight.shape[1] * (kind.groups or 1)
+    each = inputs // units if units and flattened and not kind.convolution else 1
+    if inputs != units * each or not each:
+        return None
+    return _sums(weight, kind, of_inputs=True).view(units, each).sum(1)
+
+
+def _sums(weight: Tensor, kind: _Kind, of_inputs: bool) -> Tensor:
+    """The sum of the weights of each input or output."""
+    if of_inputs == kind.inputs_first:
+        return _sum_but(weight, 0)
+    groups = kind.groups or 1
+    if groups == 1:
+        return _sum_but(weight, 1)
+    # The second dimension counts within a group; the first one goes through all groups.
+    return _sum_but(weight, 0, 1).view(groups, -1, weight.shape[1]).sum(1).flatten()
+
+
+def _undefined(weight: Tensor) -> Tensor:
+    return torch.full(weight.shape[:1], math.nan, dtype=sums_dtype(weight.device), device=weight.device)
 
 
 def _sum_but(weight: Tensor, *kept: int) -> Tensor:
     if weight.is_complex():
         weight = weight.real * math.nan
-    dtype = torch.float64 if weight.device.type in ("cpu", "cuda") else torch.float32
     others = [dim for dim in range(weight.ndim) if dim not in kept]
+    dtype = sums_dtype(weight.device)
     summed = weight.detach().sum(others, dtype=dtype) if others else weight.detach().to(dtype, copy=True)
     return (summed.full_tensor() if isinstance(summed, DTensor) else summed).reshape(
         [weight.shape[dim] for dim in kept if dim < weight.ndim] or [1]
@@ -189,15 +265,19 @@ class MeasureTables:
         self.tables = {measure.name: RWCHistory() for measure in self._measures}
         self._failed: set[str] = set()
 
-    def record(self, layers: Layers, epoch: int, step: int) -> None:
-        """Measure ``layers`` and append a row to each table; one of a measure that fails is ``nan``."""
-        for measure, table in self:
-            row: dict[str, float] = dict.fromkeys(layers, math.nan)
+    def rows(self, find_layers: Callable[[], Layers]) -> dict[str, dict[str, float]]:
+        """Measure what ``find_layers`` gives: measure name to layer name to value; ``nan`` where a measure fails."""
+        rows = {}
+        for measure in self._measures:
+            row: dict[str, float] = {}
             try:
                 with torch.no_grad():
+                    layers = find_layers()
+                    row = dict.fromkeys(layers, math.nan)
                     values = measure(layers)
-                    device = next(iter(values.values())).device
-                    row |= dict(zip(values, torch.stack([v.to(device) for v in values.values()]).tolist(), strict=True))
+                    tensors = [*values.values()]
+                    numbers = torch.stack([tensor.to(tensors[0].device) for tensor in tensors]) if tensors else tensors
+                    row |= dict(zip(values, torch.as_tensor(numbers).tolist(), strict=True))
             except Exception as error:
                 if measure.name not in self._failed:
                     self._failed.add(measure.name)
@@ -205,7 +285,13 @@ class MeasureTables:
                         f"The measure {measure.name!r} failed with {type(error).__name__}: {error}. Training goes on; "
                         "its values are nan where it fails, of which this is the only warning."
                     )
-            table.record(epoch, step, row)
+            rows[measure.name] = row
+        return rows
+
+    def record(self, rows: Mapping[str, Mapping[str, float]], epoch: int, step: int) -> None:
+        """Append to each table its row of ``rows``, which :meth:`rows` gave."""
+        for name, table in self.tables.items():
+            table.record(epoch, step, rows.get(name, {}))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs."""

@@ -12,10 +12,11 @@ from torch.nn import Module, Parameter
 from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
-from lightning_rwc.functional import Norm, change_ratio, check_norm
+from lightning_rwc.functional import Norm, change_ratio, check_norm, sums_dtype
+from lightning_rwc.layer_order import merged_order
 from lightning_rwc.layers import GroupBy, LayerFilter, Layers, LayerSelection
-from lightning_rwc.sampling import standard_error
-from lightning_rwc.shards import add_over_ranks, resharded_parameters
+from lightning_rwc.sampling import ROWS, standard_error, unreliable
+from lightning_rwc.shards import add_over_ranks, local, resharded_parameters, same_on_all_ranks
 from lightning_rwc.snapshot import Snapshot
 
 RelativeTo: TypeAlias = Literal["previous", "initial"]
@@ -84,11 +85,11 @@ class RelativeWeightChange(Metric):
         kwargs: as for :class:`torchmetrics.Metric`.
 
     Attributes:
-        layers: names of the layers, in depth order. A layer that appears during training is added at the end and
-            measured from its second ``update`` on; one that disappears is no longer measured.
+        layers: names of the layers, in definition order. A layer that appears during training takes its place there and
+            is measured from its second ``update`` on; one that disappears is no longer measured.
         total: 0-dim tensor, the whole model measured as one layer, as of the last ``compute()``.
         standard_errors: for each measured layer a 0-dim tensor, as of the last ``compute()``: the standard error of
-            its value, 0 for a layer that is not sampled.
+            its value; 0 for a layer that is not sampled, and a bound where no sampled element moved.
 
     Raises:
         ValueError: if ``norm``, ``relative_to`` or ``snapshot_device`` is unknown, ``max_elements`` is below 256 or
@@ -140,13 +141,22 @@ class RelativeWeightChange(Metric):
         self.layers = list(found)
         self._snapshot = Snapshot(share_ranks, max_elements, torch.device(snapshot_device) if snapshot_device else None)
         self._snapshot.take(found)
+        self._told: set[str] = set()
+        self._tell_unmeasurable()
+        self._error: Exception | None = None
+        self._agreed = True
         self._seen: list[Parameter | None] = []
         self._found: Layers = {}
         self._elements: dict[str, int] = {}
         self.standard_errors: dict[str, Tensor] = {}
         self.total = torch.full((), math.nan, dtype=torch.float64, device="cpu")
-        rows = 3 if max_elements is None else 6
+        rows = 3 if max_elements is None else ROWS
         self.add_state("sums", default=torch.zeros(rows, len(self.layers)), dist_reduce_fx="sum")
+
+    @property
+    def spans_ranks(self) -> bool:
+        """Whether ranks measure a part each, so that :meth:`update` is a collective."""
+        return self._snapshot.spans_ranks
 
     def update(self, module: Module) -> None:
         """Measure ``module`` against the snapshot, and make its weights the snapshot if that is to be the previous.
@@ -155,36 +165,82 @@ class RelativeWeightChange(Metric):
             module: the module of construction, or one with the same parameter names.
 
         """
-        found = self.tracked(module)
-        known = set(self.layers)
-        self.layers += [layer for layer in found if layer not in known]
-        advance = self.relative_to == "previous"
-        sums, self._elements = self._snapshot.sums(found, self.layers, self.norm, advance)
-        self.sums = add_over_ranks(sums) if self._snapshot.spans_ranks else sums
+        self.measure(module)
+        self.reduce()
+
+    def measure(self, module: Module) -> None:
+        """The first half of :meth:`update`: the snapshot is moved, the sums are this rank's.
+
+        There is no communication, unless parameters have been sharded since the snapshot. It does not raise: other
+        ranks wait for this one in :meth:`reduce`, which raises instead.
+
+        Args:
+            module: as for :meth:`update`.
+
+        """
+        self._error = None
+        try:
+            found = self.tracked(module)
+            self.layers = merged_order([*found], self.layers)
+            self.sums, self._elements = self._snapshot.sums(
+                found, self.layers, self.norm, advance=self.relative_to == "previous"
+            )
+        except Exception as error:
+            self._error = error
+            # Nobody knows how far the snapshot has been moved, so the next measurement starts from here.
+            if self.relative_to == "previous":
+                self._snapshot.retake(self._found)
+            device = next(local(parameter).device for parameter in module.parameters())
+            shape = len(self.sums), len(self.layers)
+            self.sums = torch.full(shape, math.nan, dtype=sums_dtype(device), device=device)
+            self._elements = dict.fromkeys(self.layers, 0)
+        self._tell_unmeasurable()
+
+    def reduce(self) -> None:
+        """The second half of :meth:`update`: add up the sums of all ranks, where they measure a part each.
+
+        Raises:
+            RuntimeError: on all ranks, if they track different layers.
+            Exception: whatever :meth:`measure` met with on this rank. On the others all layers are ``nan`` then.
+
+        """
+        if self.spans_ranks and not self._agreed:
+            names = {layer: [*parameters] for layer, parameters in self._found.items()}
+            self._agreed = same_on_all_ranks(repr(self._error or names))
+        if self.spans_ranks and self._agreed:
+            self.sums = add_over_ranks(self.sums)
+        if self._error is not None:
+            raise self._error
+        if self.spans_ranks and not self._agreed:
+            raise RuntimeError(
+                "The ranks do not track the same layers, or one of them failed. `layers` and `group_by` must give the "
+                "same answer on every rank."
+            )
 
     def latest(self) -> tuple[list[str], Tensor]:
         """The latest measurement as one tensor, for whoever wants it on the host at once.
 
         Returns:
-            The names of the measured layers, in depth order; and a tensor of shape ``(2, layers + 1)``: relative weight
-            changes and their standard errors, which are 0 where nothing was sampled. The last column is the whole
-            model, measured as one layer.
+            The names of the measured layers, in definition order; and a tensor of shape ``(3, layers + 1)``: relative
+            weight changes; their standard errors, which are 0 where nothing was sampled; and 1 where the standard error
+            of a sampled layer means little, else 0. The last column is the whole model, measured as one layer.
 
         """
         measured = [index for index, layer in enumerate(self.layers) if layer in self._elements]
         sums = self.sums if len(measured) == self.sums.shape[1] else self.sums[:, measured]
         sums = torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
-        errors = standard_error(sums, self.norm) if len(sums) == 6 else torch.zeros_like(sums[0])
-        return [self.layers[index] for index in measured], torch.stack((change_ratio(sums[:3], self.norm), errors))
+        ratios = change_ratio(sums[:3], self.norm)
+        rows = (ratios, standard_error(sums, self.norm), unreliable(sums).to(ratios))
+        return [self.layers[index] for index in measured], torch.stack(rows)
 
     def compute(self) -> dict[str, Tensor]:
         """The latest measurement.
 
         Returns:
-            For each measured layer, in depth order, a 0-dim tensor on the device of the model.
+            For each measured layer, in definition order, a 0-dim tensor on the device of the model.
 
         """
-        names, (ratios, errors) = self.latest()
+        names, (ratios, errors, _) = self.latest()
         if names:
             self.total = ratios[-1]
         self.standard_errors = dict(zip(names, errors.unbind(), strict=False))
@@ -195,7 +251,10 @@ class RelativeWeightChange(Metric):
         # Names and groups are worked out again only when there are other parameters than the last time.
         present = resharded_parameters(module)
         if len(present) != len(self._seen) or not all(map(is_, present, self._seen)):
-            self._seen, self._found = present, self._selection.find(module)
+            # Other ranks see this too: they ask one another in `reduce`, also where this rank's selection fails.
+            self._agreed = False
+            self._found = self._selection.find(module)
+            self._seen = present
         return self._found
 
     @property
@@ -230,11 +289,20 @@ class RelativeWeightChange(Metric):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Go on from the snapshot that :meth:`get_extra_state` gave; what it lacks keeps its own."""
-        self.layers = [*state["layers"], *(layer for layer in self.layers if layer not in state["layers"])]
+        self.layers = merged_order(self.layers, state["layers"])
         if unfit := self._snapshot.load_state_dict(state["snapshot"]):
             rank_zero_warn(
                 f"Samples of {', '.join(unfit)} were taken by another number of ranks, or of another `max_elements`, "
                 "than there is now: their next relative weight change is measured from the present weights."
+            )
+
+    def _tell_unmeasurable(self) -> None:
+        reasons = {name: why for name, why in self._snapshot.unmeasurable.items() if name not in self._told}
+        if reasons:
+            self._told |= {*reasons}
+            rank_zero_warn(
+                f"PyTorch cannot compute with the weights of {', '.join(map(repr, reasons))}, so their relative weight "
+                f"change is not measured ({next(iter(reasons.values()))})."
             )
 
     def __getstate__(self) -> dict[str, Any]:

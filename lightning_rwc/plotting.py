@@ -47,7 +47,7 @@ def heatmap(
     steps: Sequence[int],
     quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
 ) -> Figure:
-    """Draw layers × measurements: depth from top to bottom, time from left to right, logarithmic colour.
+    """Draw layers × measurements: definition order from top to bottom, time from left to right, logarithmic colour.
 
     Cells that are zero, infinite or ``nan`` have colours of their own and no say in the colour scale, which spans
     at most six decades below the largest finite value; that of a signed quantity is linear around zero. Of more than
@@ -55,7 +55,7 @@ def heatmap(
 
     Args:
         values: of shape ``(measurements, layers)``.
-        layers: names of the layers, in depth order.
+        layers: names of the layers, in definition order.
         epochs: the epoch of each measurement; the x axis, where every epoch has one measurement.
         steps: the step of each measurement; the x axis elsewhere.
         quantity: what the values are.
@@ -80,7 +80,7 @@ def heatmap(
     axes.tick_params(axis="y", length=0, labelsize=font_size)
     axes.yaxis.set(major_locator=FixedLocator(named.tolist()), major_formatter=FixedFormatter(names), visible=False)
     figure.add_artist(RowNames(axes, font_size))
-    figure.text(0.2 / figure.get_figwidth(), 0.5, "layer, from input to output", rotation=90, va="center", ha="center")
+    figure.text(0.2 / figure.get_figwidth(), 0.5, "layer, in definition order", rotation=90, va="center", ha="center")
     ticks = _round_times(times)
     axes.set_xticks(np.interp(ticks, times, np.arange(len(columns))), [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(time_label)
@@ -98,11 +98,11 @@ def curves(
     steps: Sequence[int],
     quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
 ) -> Figure:
-    """Draw every layer's curve in one chart, coloured by depth, on a logarithmic axis; arguments as for `heatmap`.
+    """Draw every layer's curve in one chart, coloured by its place, on a logarithmic axis; arguments as for `heatmap`.
 
     Zeros and infinities, which such an axis has no place for, stand as triangles at its lower and upper edge. The axis
     of a signed quantity is linear. Up to
-    12 layers get a legend, more a colour bar of depth. Of more than 320 layers 320 are drawn, and of the measurements
+    12 layers get a legend, more a colour bar of places. Of more than 320 layers 320 are drawn, and of the measurements
     260, or as many as come to 24,000 points: evenly spaced, first and last included.
     """
     rows = _spread(len(layers), _MAX_ROWS)

@@ -2,7 +2,9 @@
 """What this rank holds of a parameter that a strategy spreads over ranks."""
 
 import math
+import time
 from typing import NamedTuple
+from zlib import crc32
 
 import torch
 import torch.distributed as dist
@@ -108,6 +110,22 @@ def resharded_parameters(module: Module) -> list[Parameter | None]:
 
 def add_over_ranks(tensor: Tensor) -> Tensor:
     """The sum of every rank's ``tensor``; a collective."""
-    total = tensor.clone()
-    dist.all_reduce(total)
-    return total
+    return _reduced(tensor, dist.ReduceOp.SUM)
+
+
+def same_on_all_ranks(text: str) -> bool:
+    """Whether every rank gives the same ``text``; a collective of a fixed size, so that it ends whatever they give."""
+    number = crc32(text.encode())
+    extremes = torch.tensor([number, -number], device="cuda" if "nccl" in dist.get_backend() else "cpu")
+    largest, smallest = _reduced(extremes, dist.ReduceOp.MAX).tolist()
+    return bool(largest == -smallest)
+
+
+def _reduced(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
+    result = tensor.clone()
+    work = dist.all_reduce(result, operation, async_op=True)
+    # `wait` does not return to Python before the other ranks answer, so Ctrl-C could not end the wait for a dead one.
+    while not work.is_completed():
+        time.sleep(1e-4)
+    work.wait()
+    return result

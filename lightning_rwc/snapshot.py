@@ -2,6 +2,7 @@
 """The snapshot: what this rank keeps of earlier weights, and how far present ones have moved from it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 from zlib import crc32
 
@@ -10,11 +11,14 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import Parameter
 
-from lightning_rwc.functional import Norm
+from lightning_rwc.functional import Norm, change_sums, common_dtype
 from lightning_rwc.layers import Layers
-from lightning_rwc.sampling import Sample, sample_sizes
+from lightning_rwc.sampling import ROWS, Sample, sample_sizes
 from lightning_rwc.shards import gather_objects, join_spans, layout, local, ranks, share, span_of_rank
 from lightning_rwc.sums import Sums, prepare_sums
+
+# What PyTorch computes with, on every device that trains.
+_ORDINARY = {torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128}
 
 
 class Snapshot:
@@ -31,6 +35,8 @@ class Snapshot:
         self.shared = shared and max_elements is None and ranks() > 1
         self.max_elements = max_elements
         self._device = device
+        self.unmeasurable: dict[str, str] = {}
+        """Parameters that are left out, and why: what PyTorch can hold but not compute with."""
         self._baselines: dict[str, _Baseline] = {}
         self._plan: _Plan | None = None
 
@@ -42,9 +48,17 @@ class Snapshot:
     def take(self, layers: Layers) -> None:
         """Keep the present values of every parameter that there is nothing of, or nothing of the same shape."""
         for name, parameter, size in self._sized(layers):
-            if not self._has(name, parameter):
+            if not self._has(name, parameter) and name not in self.unmeasurable:
                 self._plan = None
-                self._baselines[name] = self._new(name, parameter, size)
+                with self._leaving_out(name, parameter):
+                    self._baselines[name] = self._new(name, parameter, size)
+
+    def retake(self, layers: Layers) -> None:
+        """Keep the present values of every parameter, whatever was kept before."""
+        for name, parameter, _ in self._sized(layers):
+            if self._has(name, parameter):
+                with self._leaving_out(name, parameter):
+                    self._baselines[name].retake(local(parameter.detach()))
 
     def sums(self, layers: Layers, order: Sequence[str], norm: Norm, advance: bool) -> tuple[Tensor, dict[str, int]]:
         """Sum how far layers have moved, on this rank, and take what there are no earlier values of.
@@ -56,7 +70,7 @@ class Snapshot:
             advance: in the same pass, make the present values the snapshot.
 
         Returns:
-            A tensor of shape ``(3, layers)``, or with ``max_elements`` ``(6, layers)``, in the form of
+            A tensor of shape ``(3, layers)``, or with ``max_elements`` ``(9, layers)``, in the form of
             :meth:`~lightning_rwc.sampling.Sample.sums`; and the number of elements of each layer that was measured.
 
         """
@@ -78,15 +92,17 @@ class Snapshot:
                 old, self._baselines[name] = self._baselines[name], self._new(name, parameter, size)
                 if old.sample is None:
                     self._baselines[name].fill(old.whole())
+        for name, parameter, _ in self._sized(layers):
+            if self._has(name, parameter):
+                with self._leaving_out(name, parameter):
+                    self._baselines[name].follow(local(parameter.detach()), self._device)
         measured = [
             {name: parameter for name, parameter in layers.get(layer, {}).items() if self._has(name, parameter)}
             for layer in order
         ]
         parts = [local(parameter.detach()) for parameters in measured for parameter in parameters.values()]
         baselines = [self._baselines[name] for parameters in measured for name in parameters]
-        for baseline, part in zip(baselines, parts, strict=True):
-            baseline.follow(part, self._device)
-        plan = _Plan(baselines, parts, self.spans_ranks, rows=3 if self.max_elements is None else 6)
+        plan = _Plan(baselines, parts, self.spans_ranks, rows=3 if self.max_elements is None else ROWS)
         plan.layers, plan.places = layers, places
         plan.complete = len(parts) == len(places)
         plan.counts = [len(parameters) for parameters in measured]
@@ -122,6 +138,20 @@ class Snapshot:
             elif samples is not None and not baseline.fill_samples(samples):
                 unfit.append(name)
         return unfit
+
+    @contextmanager
+    def _leaving_out(self, name: str, parameter: Tensor) -> Iterator[None]:
+        """Leave a parameter out if PyTorch cannot compute with its values."""
+        try:
+            yield
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            part = local(parameter.detach())
+            if type(part) is Tensor and part.dtype in _ORDINARY:
+                raise
+            self._baselines.pop(name, None)
+            self.unmeasurable[name] = f"{type(error).__name__}: {error}"
 
     def _has(self, name: str, parameter: Tensor) -> bool:
         return name in self._baselines and self._baselines[name].shape == parameter.shape
@@ -159,6 +189,7 @@ class _Baseline:
         # The dimensions from the slowest in memory to the fastest: in that order channels-last weights are a view too.
         self.dimensions = sorted(range(present.ndim), key=present.stride, reverse=True)
         self.values = _keep(self.view(present), device)
+        self._try(present)
 
     def view(self, present: Tensor) -> Tensor:
         """What stands in ``present``, this rank's weights, at the places of the values."""
@@ -167,10 +198,20 @@ class _Baseline:
 
     def follow(self, present: Tensor, device: torch.device | None) -> None:
         """Go where ``present`` is, and to no less than its precision."""
+        self._try(present)
         # A baseline narrower than the weights would be wrong by its rounding, for ever.
-        dtype = torch.promote_types(self.values.dtype, present.dtype)
+        dtype = common_dtype(self.values.dtype, present.dtype)
         if dtype != self.values.dtype or (device is None and self.values.device != present.device):
             self.values = _keep(self.values.to(device or present.device, dtype), device)
+
+    def _try(self, present: Tensor) -> None:
+        # What cannot be computed with raises now, where it can be left out, and not in a measurement.
+        if type(present) is not Tensor or present.dtype not in _ORDINARY:
+            change_sums(self.values[:1].to(present.device), self.view(present)[:1])
+
+    def retake(self, present: Tensor) -> None:
+        """Take the values from ``present``."""
+        self.values.copy_(self.view(present))
 
     def whole(self) -> Tensor:
         """The whole parameter on the CPU; a collective where ranks are spanned."""
@@ -229,7 +270,7 @@ class _Plan:
         if self._exact:
             prepared = self._sums or self._prepare([baseline.view(part) for baseline, part in self._exact])
             sums = prepared(norm, advance)
-            columns.append(torch.cat((sums, torch.zeros_like(sums))) if self._rows == 6 else sums)
+            columns.append(torch.cat((sums, sums.new_zeros(self._rows - len(sums), sums.shape[1]))))
         for baseline, sample, part in self._sampled:
             now = baseline.view(part)
             sums = sample.sums(baseline.values.to(now.device), now, norm)[:, None]

@@ -11,7 +11,7 @@ from warnings import warn
 import torch
 from torch import Tensor
 
-from lightning_rwc.functional import Norm, change_sums
+from lightning_rwc.functional import Norm, change_sums, common_dtype
 
 # Elements of a chunk. On a CPU as many as stay in its caches from one operation to the next, but no fewer than make an
 # operation worth its call; elsewhere fewer, larger launches, though the device may be nearly full.
@@ -117,7 +117,7 @@ def _cpu_sums(previous: Sequence[Tensor], current: Sequence[Tensor], norm: Norm,
 def _l1_sums(previous: Tensor, current: Tensor, advance: bool) -> Tensor:
     # Differences of weights that are near each other are exact in their own precision, and torch sums float32 in
     # pairs within a chunk: Python's floats, which are float64, only add up the chunks.
-    dtype = torch.promote_types(torch.promote_types(previous.dtype, current.dtype), torch.float32)
+    dtype = common_dtype(common_dtype(previous.dtype, current.dtype), torch.float32)
     scratch = torch.empty(2, min(len(previous), _L1_CHUNK), dtype=dtype)
     in_place = advance and previous.dtype == current.dtype == dtype
     numerator = denominator = 0.0

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers that learn alike: clusters of relative-weight-change curves (WeightScale, arXiv 2107.07005)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -9,13 +10,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 
 from lightning_rwc.curve_files import read_curves
+from lightning_rwc.extras import needs
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layer_kinds import kinds_by_pattern
 
 if TYPE_CHECKING:
+    import pandas as pd
     from matplotlib.figure import Figure
 
 Table: TypeAlias = npt.NDArray[np.float64]
@@ -35,7 +37,7 @@ class LayerClusters:
     """Layers, sorted into clusters by how their relative weight change (RWC) goes.
 
     Attributes:
-        layers: names of the layers, in depth order; ``run/layer`` where several runs were pooled.
+        layers: names of the layers, in definition order; ``run/layer`` where several runs were pooled.
         runs: the run of each layer; ``""`` where there is one run.
         procedure: how the curves were prepared, see :func:`cluster_layers`.
         curves: the prepared curves, of shape ``(layers, measurements)``: ratios by ``"reference"``, their
@@ -69,7 +71,7 @@ class LayerClusters:
         sizes = ", ".join(map(str, np.bincount(self.labels)))
         return f"LayerClusters({len(self.layers)} layers, {self.k} clusters of {sizes})"
 
-    def to_frame(self, kinds: Mapping[str, str] | None = None) -> pd.DataFrame:
+    def to_frame(self, kinds: Mapping[str, str] | None = None) -> "pd.DataFrame":
         """The clusters as a data frame, a row a layer.
 
         Args:
@@ -82,8 +84,11 @@ class LayerClusters:
 
         Raises:
             ValueError: if ``kinds`` knows none of the layers.
+            ModuleNotFoundError: if pandas is missing.
 
         """
+        with needs("pandas", extra="analysis", what="LayerClusters.to_frame"):
+            import pandas as pd
         mean = self.curves.mean(axis=1)
         columns = {
             "cluster": self.labels,
@@ -312,12 +317,25 @@ def save_clusters(
     Returns:
         The files written.
 
+    Raises:
+        ValueError: if two paths are of one file, or a pattern matches no layer's name; also where
+            :func:`cluster_layers` or :func:`~lightning_rwc.curve_files.read_curves` raises it.
+
     """
     files = [Path(paths)] if isinstance(paths, str | PathLike) else [Path(path) for path in paths]
     if len(set(files)) < len(files):
         raise ValueError(f"`paths` must be different files, but got {[str(file) for file in files]}.")
-    clusters = cluster_layers(dict(zip(_run_names(files), map(read_curves, files), strict=True)), **options)
+    histories = [read_curves(file) for file in files]
+    clusters = cluster_layers(dict(zip(_run_names(files), histories, strict=True)), **options)
     kinds = None if patterns is None else kinds_by_pattern(clusters.layers, patterns)
+    for pattern in patterns or ():
+        if not any(re.search(pattern, layer) for layer in clusters.layers):
+            shown = ", ".join(map(repr, clusters.layers[:_MAX_NAMES]))
+            more = len(clusters.layers) - _MAX_NAMES
+            raise ValueError(
+                f"`patterns` (of the command: `--kind`) has {pattern!r}, which no layer's name matches. The layers are "
+                f"{shown}{f' and {more} more' if more > 0 else ''}."
+            )
     pictures = {"plane": clusters.plot_plane(kinds), "scree": clusters.plot_scree(), "curves": clusters.plot_curves()}
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
@@ -387,13 +405,10 @@ _PREPARE = {"robust": _robust, "reference": _reference}
 
 
 def _sklearn() -> tuple[Any, Any, Any]:
-    try:
+    with needs("scikit-learn", extra="analysis", what="Clustering"):
         from sklearn.cluster import KMeans
         from sklearn.decomposition import PCA
         from sklearn.metrics import silhouette_score
-    except ModuleNotFoundError as error:
-        message = 'Clustering needs scikit-learn: pip install "lightning-rwc[analysis]"'
-        raise ModuleNotFoundError(message, name=error.name) from error
     return KMeans, PCA, silhouette_score
 
 

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import os
 
+# The models are too small for threads, which spin while they wait.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Offline means offline: no error reports from the loggers' own packages.
 os.environ["WANDB_ERROR_REPORTING"] = "false"
 os.environ["WANDB_SILENT"] = "true"

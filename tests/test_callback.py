@@ -381,6 +381,7 @@ def test_a_good_run_warns_of_nothing(tmp_path):
         ({"heatmap": 0}, ValueError, "`heatmap` must be at least 1, but got 0"),
         ({"heatmap": "yes"}, TypeError, "`heatmap` must be an int, but got 'yes'"),
         ({"prefix": " "}, ValueError, "`prefix` must be a string that is not blank"),
+        ({"prefix": "strength", "measures": ("rwc", "strength")}, ValueError, "could give one tag to two things"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(kwargs, error, message):

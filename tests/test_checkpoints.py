@@ -1,12 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+import runpy
+import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed.checkpoint as dcp
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 from torch import nn
@@ -15,6 +19,7 @@ from typer.testing import CliRunner
 from lightning_rwc import RWCCallback, RWCHistory
 from lightning_rwc.checkpoints import history_of_checkpoints
 from lightning_rwc.cli import app
+from lightning_rwc.sums import prepare_sums
 from tests.helpers import LAYERS, images, net, trainer
 from tests.oracle import numpy_rwc
 
@@ -106,7 +111,7 @@ def test_kinds_of_files(kind, norm, relative_to, tmp_path):
     np.testing.assert_allclose(history.values, expected(series, norm, relative_to), rtol=1e-6)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.bfloat16, torch.float16, torch.float64])
 def test_precisions_also_between_files(dtype, tmp_path):
     series = [*states(2, dtype), *states(1)]
     for number, state in enumerate(series):
@@ -159,8 +164,8 @@ def test_layers_that_come_go_and_change_shape(tmp_path):
     for number, state in enumerate(series):
         torch.save(state, tmp_path / f"{number}.pt")
     history = history_of_checkpoints(tmp_path)
-    assert history.layers == ["a", "c", "b"]
-    np.testing.assert_allclose(history.values, [[1, np.nan, np.nan], [np.nan, 0.5, np.nan]])
+    assert history.layers == ["a", "b", "c"]
+    np.testing.assert_allclose(history.values, [[1, np.nan, np.nan], [np.nan, np.nan, 0.5]])
 
 
 def test_layers_chosen_by_expression_and_function(tmp_path):
@@ -214,18 +219,234 @@ def test_files_of_no_use_are_refused_by_name(name, write, message, tmp_path):
     assert str(bad) in str(refused.value)
 
 
-def test_nothing_there_and_distributed_checkpoints(tmp_path):
+def test_nothing_there(tmp_path):
     for missing in (tmp_path / "none.ckpt", str(tmp_path / "*.ckpt")):
         with pytest.raises(FileNotFoundError, match="no such file or folder"):
             history_of_checkpoints(missing)
     with pytest.raises(ValueError, match="two or more files"):
         history_of_checkpoints(tmp_path)
-    (tmp_path / "epoch=0.ckpt").mkdir()
-    (tmp_path / "epoch=0.ckpt" / ".metadata").touch()
-    with pytest.raises(ValueError, match=r"consolidate_checkpoint .*epoch=0\.ckpt"):
-        history_of_checkpoints(tmp_path / "epoch=0.ckpt")
     with pytest.raises(ValueError, match="`norm`"):
         history_of_checkpoints(tmp_path, norm="l3")
+
+
+@pytest.mark.parametrize("norm", ["l1", "l2", "elementwise"])
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_float8(suffix, dtype, norm, tmp_path):
+    series = states(3, dtype)
+    for number, state in enumerate(series):
+        (torch.save if suffix == ".pt" else save_file)(state, tmp_path / f"{number}{suffix}")
+    by_hand = [{name: tensor.float() for name, tensor in state.items()} for state in series]
+    history = history_of_checkpoints(str(tmp_path / f"*{suffix}"), norm=norm)
+    np.testing.assert_allclose(history.values, expected(by_hand, norm), rtol=1e-6)
+
+
+def save_sharded_bin(state, folder):
+    folder.mkdir(parents=True)
+    weight_map = {}
+    for number in range(2):
+        shard = dict(list(state.items())[number::2])
+        torch.save(shard, folder / f"pytorch_model-{number}.bin")
+        weight_map |= dict.fromkeys(shard, f"pytorch_model-{number}.bin")
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def save_other_weights(state, path, save=save_file):
+    """What must not be taken instead: values that are not those of the model."""
+    save({name: 5 + tensor for name, tensor in state.items()}, path)
+
+
+def save_as(kind, state, folder):
+    """The files of one model, as the kinds of programs write them."""
+    if kind in ("sharded", "sharded bin"):
+        (save_sharded if kind == "sharded" else save_sharded_bin)(state, folder)
+        return
+    folder.mkdir(parents=True)
+    if kind == "safetensors and bin":
+        save_file(state, folder / "model.safetensors")
+        save_other_weights(state, folder / "pytorch_model.bin", torch.save)
+    elif kind == "bin":
+        torch.save(state, folder / "pytorch_model.bin")
+    elif kind == "fp16 alone":
+        save_file(state, folder / "diffusion_pytorch_model.fp16.safetensors")
+    elif kind == "adapter":
+        save_file(state, folder / "adapter_model.safetensors")
+    elif kind == "adapter bin":
+        torch.save(state, folder / "adapter_model.bin")
+    else:
+        place = folder / "unet" if kind == "pipeline" else folder
+        place.mkdir(exist_ok=True)
+        save_file(state, place / "diffusion_pytorch_model.safetensors")
+        save_other_weights(state, place / "diffusion_pytorch_model.fp16.safetensors")
+        if kind == "pipeline":  # two parts with numbers, which are not steps
+            for part in ("text_encoder", "text_encoder_2", "text_encoder_3"):
+                (folder / part).mkdir()
+                save_file(state, folder / part / "model.safetensors")
+
+
+def save_beside(folder):
+    """What trainers leave beside the model."""
+    weights = [nn.Parameter(torch.ones(2, 2))]
+    optimizer = torch.optim.AdamW(weights)
+    weights[0].sum().backward()
+    optimizer.step()
+    for name in ("optimizer.pt", "optimizer.bin", "optimizer_1.bin"):
+        torch.save(optimizer.state_dict(), folder / name)
+    torch.save({"last_epoch": 3, "_step_count": 4}, folder / "scheduler.pt")
+    torch.save({"scale": 65536.0, "growth_factor": 2.0}, folder / "scaler.pt")
+    torch.save({"cpu": torch.get_rng_state()}, folder / "rng_state.pth")
+    torch.save({"cpu": torch.get_rng_state()}, folder / "rng_state_0.pth")
+    torch.save(Anything(), folder / "training_args.bin")
+    (folder / "config.json").write_text("{}")
+
+
+KINDS = [
+    *("safetensors and bin", "bin", "sharded", "sharded bin", "adapter", "adapter bin"),
+    *("fp16 and plain", "fp16 alone", "pipeline"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_folders_of_hugging_face(kind, tmp_path):
+    series = states(4)
+    for step, state in zip((500, 1000, 1500), series, strict=False):
+        save_as(kind, state, tmp_path / "run" / f"checkpoint-{step}")
+        save_beside(tmp_path / "run" / f"checkpoint-{step}")
+    parts = ("text_encoder.", "text_encoder_2.", "text_encoder_3.", "unet.") if kind == "pipeline" else ("",)
+    names = [f"{part}{layer}" for part in parts for layer in ("conv", "fc")]
+    table = np.tile(expected(series[:3]), len(parts))
+    for paths in (
+        tmp_path / "run",
+        str(tmp_path / "run" / "checkpoint-*"),
+        [tmp_path / "run" / f"checkpoint-{step}" for step in (500, 1000, 1500)],
+    ):
+        history = history_of_checkpoints(paths)
+        assert (history.layers, history.steps) == (names, [1, 2])
+        np.testing.assert_allclose(history.values, table, rtol=1e-6)
+    # The final model beside several checkpoints may be any of them.
+    final = tmp_path / "final"
+    save_as(kind, series[3], final)
+    save_beside(final)
+    for step in (500, 1000, 1500):
+        (tmp_path / "run" / f"checkpoint-{step}").rename(final / f"checkpoint-{step}")
+    np.testing.assert_allclose(history_of_checkpoints(final).values, table, rtol=1e-6)
+
+
+def test_final_model_after_the_only_checkpoint(tmp_path):
+    first, second = states(2)
+    save_as("bin", first, tmp_path / "run" / "checkpoint-500")
+    torch.save(second, tmp_path / "run" / "pytorch_model.bin")
+    save_beside(tmp_path / "run")
+    np.testing.assert_allclose(history_of_checkpoints(tmp_path / "run").values, expected([first, second]), rtol=1e-6)
+
+
+def test_loose_files_without_what_is_beside_them(tmp_path):
+    series = states(3)
+    for number, state in enumerate(series):
+        save_file(state, tmp_path / f"step{number}.safetensors")
+        save_other_weights(state, tmp_path / f"step{number}.pt", torch.save)
+    save_beside(tmp_path)
+    np.testing.assert_allclose(history_of_checkpoints(tmp_path).values, expected(series), rtol=1e-6)
+    others = [{name: 5 + tensor for name, tensor in state.items()} for state in series]
+    np.testing.assert_allclose(history_of_checkpoints(str(tmp_path / "*.pt")).values, expected(others), rtol=1e-6)
+
+
+def test_shards_that_are_missing_are_named(tmp_path):
+    save_sharded_bin(states(1)[0], tmp_path / "model")
+    (tmp_path / "model" / "pytorch_model-1.bin").unlink()
+    with pytest.raises(ValueError, match=r"index\.json names shards that are not beside it: pytorch_model-1\.bin"):
+        history_of_checkpoints(tmp_path / "model")
+    (tmp_path / "model" / "pytorch_model.bin.index.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"index\.json is broken, or no index"):
+        history_of_checkpoints(tmp_path / "model")
+
+
+def test_other_models_are_refused_with_their_names(tmp_path):
+    weights = torch.ones(2, 3)
+    torch.save({f"layer{number}.weight": weights + number for number in range(8)}, tmp_path / "0.pt")
+    torch.save({"model.layer0.weight": weights, "model.layer1.weight": 2 * weights}, tmp_path / "1.pt")
+    result = CliRunner().invoke(app, ["checkpoints", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 2
+    assert not (tmp_path / "out").exists()
+    for part in (
+        "0.pt and ",
+        "1.pt have no tracked parameter's name in common",
+        "The first has 'layer0.weight', 'layer1.weight', 'layer2.weight', 'layer3.weight', 'layer4.weight' and 3 more;",
+        "the second has 'model.layer0.weight', 'model.layer1.weight'.",
+    ):
+        assert part in result.output
+    torch.save({"layer0.weight": torch.ones(3, 3)}, tmp_path / "1.pt")
+    with pytest.raises(ValueError, match=r"'layer0.weight' is of shape \(2, 3\) in .*0\.pt and \(3, 3\) in .*1\.pt"):
+        history_of_checkpoints(tmp_path)
+
+
+def test_integers_and_sparse_tensors_are_told(tmp_path):
+    first, second = states(2)
+    odd = {
+        "sparse.weight": torch.eye(3).to_sparse(),
+        "quantised.weight": torch.ones(3, 3, dtype=torch.int8),
+        "norm.weight_count": torch.tensor(3),
+        "positions": torch.zeros(3, 3, dtype=torch.int64),
+    }
+    for number, state in enumerate((first, second)):
+        torch.save(state | odd, tmp_path / f"{number}.pt")
+    told = r"leaves out .*: 'sparse.weight' \(torch.sparse_coo\), 'quantised.weight' \(torch.int8\)\.$"
+    with pytest.warns(UserWarning, match=told):
+        history = history_of_checkpoints(tmp_path)
+    np.testing.assert_allclose(history.values, expected([first, second]), rtol=1e-6)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="Relative weight change")
+        history_of_checkpoints(tmp_path, layers="conv|fc")
+    for number in range(2):
+        torch.save(odd, tmp_path / f"{number}.pt")
+    with pytest.raises(ValueError, match=r"0\.pt has no weights that can be measured, only 'sparse.weight' .*to_dense"):
+        history_of_checkpoints(tmp_path)
+
+
+def test_tensors_that_cannot_be_summed_are_left_out_and_named(tmp_path, monkeypatch):
+    def sums(previous, current):
+        if len(current[0]) == 128:
+            raise NotImplementedError('"copy_" not implemented')
+        return prepare_sums(previous, current)
+
+    monkeypatch.setattr("lightning_rwc.checkpoints.prepare_sums", sums)
+    series = states(3)
+    for number, state in enumerate(series):
+        torch.save(state, tmp_path / f"{number}.pt")
+    result = CliRunner().invoke(app, ["checkpoints", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, result.output
+    told = (
+        "Warning: Relative weight change leaves out what cannot be measured: 'fc.weight' (\"copy_\" not implemented).\n"
+    )
+    assert result.output.count("Warning") == result.output.count(told) == 1
+    written = RWCHistory.load(tmp_path / "out" / "rwc_history.csv")
+    assert written.layers == ["conv"]
+    np.testing.assert_allclose(written.values, expected(series, layers=["conv"]), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"cannot be measured: 'fc\.weight' .* Nothing else is there"):
+        history_of_checkpoints(tmp_path, layers="fc.weight")
+
+
+@pytest.mark.parametrize("recipe", [False, True])
+def test_advice_for_distributed_checkpoints_works(recipe, tmp_path, monkeypatch, capsys):
+    series = states(2)
+    for number, state in enumerate(series):
+        # As ModelParallelStrategy has it, and as PyTorch's recipe.
+        optimizer = {"state": {"conv.weight": {"exp_avg": torch.ones(2, 2)}}, "param_groups": [{"lr": 0.1}]}
+        content = (
+            {"app": {"model": state, "optim": optimizer}} if recipe else {"state_dict": state, "optimizer_0": optimizer}
+        )
+        dcp.save(content, checkpoint_id=tmp_path / "a run" / f"epoch={number}.ckpt", no_dist=True)
+    for number in range(2):
+        place = tmp_path / "a run" / f"epoch={number}.ckpt"
+        with pytest.raises(ValueError, match=r"epoch=\d\.ckpt is a distributed checkpoint") as refused:
+            history_of_checkpoints(tmp_path / "a run" if number == 0 else place)
+        command = shlex.split(str(refused.value).partition("measured: ")[2])
+        assert command[:3] == ["python", "-m", "torch.distributed.checkpoint.format_utils"]
+        assert command[3:] == ["dcp_to_torch", str(place), f"{place}.pt"]
+        # In this process: another would import torch again.
+        monkeypatch.setattr(sys, "argv", command[2:])
+        runpy.run_module(command[2], run_name="__main__")
+    np.testing.assert_allclose(history_of_checkpoints(tmp_path / "a run").values, expected(series), rtol=1e-6)
 
 
 MEASURE = """

@@ -88,12 +88,27 @@ def test_cluster_writes_pictures_and_a_table(tmp_path):
     assert [row[-1] for row in rows[1:]] == ["even", "other", "even", "other", "even"]
 
 
+def test_cluster_names_the_extra_that_a_file_needs(tmp_path, monkeypatch):
+    path = tmp_path / "run.parquet"
+    RWCHistory(["conv"], [0], [9], [[0.5]]).save(path)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    result = invoke("cluster", str(path), "--out", str(tmp_path / "out"))
+    assert result.exit_code == 2
+    assert result.output == 'Parquet needs pandas and pyarrow: pip install "lightning-rwc[parquet]"\n'
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["none.csv"], "none.csv"),
         (["run.csv", "--k", "9"], "`k` must be from 1 to"),
         (["run.csv", "--kind", "conv"], "`--kind` must be REGEX=KIND"),
+        (["run.csv", "--kind", "conv="], "`--kind` must be REGEX=KIND"),
+        (
+            ["run.csv", "--kind", "fc=head"],
+            "has 'fc', which no layer's name matches. The layers are 'a', 'b', 'c', 'd'.",
+        ),
+        (["."], ". is a folder, but curves are read from files: name them one by one (it has run.csv)."),
         (["run.csv", "--procedure", "best"], "`procedure` must be one of"),
     ],
 )

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -55,3 +57,23 @@ def test_broken_files_are_named(content, message, tmp_path):
         read_curves(path)
     with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         read_curves(tmp_path / "none.csv")
+
+
+def test_folders_are_refused_with_what_is_in_them(tmp_path):
+    with pytest.raises(ValueError, match=r"is a folder, .*\(it has no \.csv"):
+        read_curves(tmp_path)
+    RWCHistory(["a"], [0], [0], [[1.0]]).save(tmp_path / "run.csv")
+    with pytest.raises(ValueError, match=r"is a folder, .*: name them one by one \(it has run\.csv\)"):
+        read_curves(tmp_path)
+
+
+@pytest.mark.parametrize("address", ["memory://run/rwc.csv", "s3://bucket/rwc.npz", "file:///tmp/rwc.csv"])
+def test_addresses_are_refused(address, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    history = RWCHistory(["a"], [0], [0], [[1.0]])
+    for use in (history.save, RWCHistory.load):
+        with pytest.raises(ValueError, match=f"`path` must be a file on this machine, .* '{address}': save to a local"):
+            use(address)
+    with pytest.raises(ValueError, match="`path` must be a file on this machine"):
+        history.save(Path(address))
+    assert list(tmp_path.iterdir()) == []

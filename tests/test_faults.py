@@ -9,15 +9,21 @@ import signal
 import threading
 from pkgutil import resolve_name
 
+import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import OnExceptionCheckpoint
+from lightning.pytorch.callbacks import Callback, OnExceptionCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from matplotlib.figure import Figure
 from PIL import Image
+from torch import nn
 
 from lightning_rwc import RWCCallback
-from tests.helpers import Recorder, events, images, net, trainer
+from lightning_rwc.interrupts import signals_held
+from lightning_rwc.measures import Measure
+from lightning_rwc.quantity import Quantity
+from lightning_rwc.snapshot import Snapshot
+from tests.helpers import LAYERS, Net, Recorder, events, expected_table, images, net, trainer
 from tests.test_resume import assert_same, fit
 
 
@@ -86,13 +92,96 @@ def test_out_of_memory_for_the_snapshot(tmp_path, monkeypatch):
     assert len(callback.history) == 0
 
 
-def test_another_error_in_taking_the_snapshot_is_not_hidden(tmp_path, monkeypatch):
+@pytest.mark.parametrize("message", ["a bug", "CUDA error: an illegal memory access was encountered"])
+def test_another_error_in_taking_the_snapshot_is_not_hidden(message, tmp_path, monkeypatch):
     def broken(self, layers):
-        raise RuntimeError("a bug")
+        raise RuntimeError(message)
 
     monkeypatch.setattr("lightning_rwc.snapshot.Snapshot.take", broken)
-    with pytest.raises(RuntimeError, match="a bug"):
+    with pytest.raises(RuntimeError, match=message):
         trainer(RWCCallback(), tmp_path=tmp_path).fit(net(), images())
+
+
+@pytest.mark.parametrize("error", [MemoryError("none left"), RuntimeError("a bug")])
+def test_a_measurement_that_fails_is_nan_and_the_next_starts_there(error, tmp_path, monkeypatch):
+    real, calls = Snapshot.sums, []
+
+    def broken(self, *args, **kwargs):
+        calls.append(None)
+        if len(calls) == 2:
+            raise error
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Snapshot, "sums", broken)
+    callback, recorder = RWCCallback(), Recorder()
+    with pytest.warns(UserWarning, match=f"measurement of relative weight change failed with .*{error}") as caught:
+        trainer(callback, recorder, tmp_path=tmp_path, logger=TensorBoardLogger(tmp_path)).fit(net(), images())
+    assert len([w for w in caught if str(error) in str(w.message)]) == 1
+    expected = expected_table([recorder.start, *recorder.epochs])
+    expected[1] = np.nan
+    np.testing.assert_allclose(callback.history.values, expected, rtol=1e-12)
+
+
+class Opaque(torch.Tensor):
+    """A tensor that PyTorch can hold but not compute with, as those of quantisation libraries."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return args[0]
+        raise NotImplementedError(f"Opaque: {func} is not implemented")
+
+
+def opaque(weight):
+    return nn.Parameter(torch.Tensor._make_wrapper_subclass(Opaque, weight.shape), requires_grad=False)
+
+
+class Frozen(Net):
+    """The network beside a matrix that it does not use."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = nn.Linear(4, 4, bias=False)
+        self.kept.weight.requires_grad_(False)
+
+
+def test_a_tensor_that_cannot_be_measured_is_left_out(tmp_path):
+    module, callback = net(Frozen), RWCCallback()
+    module.kept.weight = opaque(module.kept.weight)
+    with pytest.warns(UserWarning, match="cannot compute with the weights of 'kept.weight'") as caught:
+        trainer(callback, tmp_path=tmp_path).fit(module, images())
+    assert len([w for w in caught if "cannot compute" in str(w.message)]) == 1
+    assert callback.history.layers == LAYERS
+    assert (callback.history.values > 0).all()
+
+
+def test_a_tensor_that_can_no_longer_be_measured_is_nan_from_then_on(tmp_path):
+    class Quantise(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                pl_module.kept.weight = opaque(pl_module.kept.weight)
+
+    callback = RWCCallback()
+    with pytest.warns(UserWarning, match="cannot compute with the weights of 'kept.weight'"):
+        trainer(callback, Quantise(), tmp_path=tmp_path).fit(net(Frozen), images())
+    np.testing.assert_array_equal(callback.history.to_frame()["kept"], [0, np.nan, np.nan])
+    assert (callback.history.values[:, :3] > 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_weights_of_8_bits(dtype, tmp_path):
+    class Replace(Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                pl_module.kept.weight.data = (2 * weight).to(dtype)
+
+    module, callback = net(Frozen), RWCCallback()
+    weight = module.kept.weight.detach().clone()
+    module.kept.weight.data = weight.to(dtype)
+    trainer(callback, Replace(), tmp_path=tmp_path).fit(module, images())
+    before, after = (tensor.to(dtype).float().double().numpy() for tensor in (weight, 2 * weight))
+    change = np.abs(after - before).sum() / np.abs(before).sum()
+    np.testing.assert_allclose(callback.history.to_frame()["kept"], [0, change, 0], rtol=1e-12)
 
 
 @pytest.fixture
@@ -125,6 +214,71 @@ def test_an_interrupt_inside_the_measurement_leaves_a_checkpoint_that_resumes(in
     monkeypatch.undo()
     assert callback.history.epochs == [0, 1, 2]
     resumed = fit(tmp_path, RWCCallback(), ckpt=tmp_path / "saved/on_exception.ckpt")
+    assert_same(resumed, whole)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
+def test_ctrl_c_ends_a_measure_of_the_users_own(tmp_path):
+    class Endless(Measure):
+        name, quantity = "endless", Quantity("endless")
+
+        def __call__(self, layers):
+            signal.raise_signal(signal.SIGINT)
+            raise AssertionError("the interrupt was held back")
+
+    whole = fit(tmp_path, RWCCallback())
+    saver = OnExceptionCheckpoint(tmp_path / "saved")
+    callback = RWCCallback(measures=("rwc", Endless()))
+    with contextlib.suppress(KeyboardInterrupt, SystemExit):
+        fit(tmp_path, callback, saver)
+    # The measurement had not begun; it is made up for as training resumes.
+    assert len(callback.history) == 0
+    resumed = fit(tmp_path, RWCCallback(), ckpt=tmp_path / "saved/on_exception.ckpt")
+    assert_same(resumed, whole)
+
+
+@pytest.mark.usefixtures("_ctrl_c")
+def test_signals_held_back_and_a_second_ctrl_c():
+    order = []
+    signal.signal(signal.SIGUSR1, lambda number, frame: order.append("signal"))
+    with contextlib.suppress(KeyboardInterrupt), signals_held():
+        signal.raise_signal(signal.SIGUSR1)
+        signal.raise_signal(signal.SIGINT)
+        order.append("inside")
+        signal.raise_signal(signal.SIGINT)
+        order.append("not reached")
+    assert order == ["inside"]
+    with signals_held():
+        signal.raise_signal(signal.SIGUSR1)
+        order.append("inside")
+    assert order == ["inside", "inside", "signal"]
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("inside", ["lightning_rwc.numba_sums._Job.run", "lightning_rwc.metric.change_ratio"])
+def test_a_checkpoint_of_slurm_inside_a_measurement_resumes(inside, tmp_path, monkeypatch):
+    """SLURM announces the end of a job by a signal, in whose handler Lightning saves."""
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "job"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda *args, **kwargs: 0)
+    whole = fit(tmp_path / "whole", RWCCallback())
+    real, fired = resolve_name(inside), []
+
+    class Announce(Recorder):
+        def on_train_epoch_end(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                monkeypatch.setattr(inside, announce)
+
+    def announce(*args, **kwargs):
+        if not fired:
+            fired.append(None)
+            signal.raise_signal(signal.SIGUSR1)
+        return real(*args, **kwargs)
+
+    fit(tmp_path, RWCCallback(), before=(Announce(),))
+    assert fired
+    resumed = fit(tmp_path, RWCCallback(), ckpt=tmp_path / "hpc_ckpt_1.ckpt")
     assert_same(resumed, whole)
 
 

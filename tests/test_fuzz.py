@@ -15,7 +15,7 @@ from lightning_rwc import RWCCallback
 from tests.helpers import trainer
 from tests.oracle import numpy_rwc
 
-TREES = 500
+TREES = 300
 NAMES = ["conv", "a/b", "with space", "größe", "层", "<script>alert(1)</script>", "_private", "$x^2$", "n" * 1000, "%s"]
 NAMES += ["\n", "..", "weight_orig", "parametrizations", "_orig_mod", "'", '"', "{}", "-", "0", "\u202e"]
 NAMES = [name for name in NAMES if "." not in name]
@@ -83,10 +83,11 @@ class Tree(LightningModule):
 
 
 def tracked(module):
-    """What the default rule says, written another way: every dense floating-point matrix, once."""
+    """What the default rule says of bare parameters, written another way: every dense floating-point matrix, once."""
     found = {}
     for name, parameter in module.named_parameters():
-        if (parameter.is_floating_point() or parameter.is_complex()) and parameter.ndim >= 2:
+        matrix = [size for size in parameter.shape if size > 1][1:]
+        if (parameter.is_floating_point() or parameter.is_complex()) and matrix:
             found[name] = parameter.detach().clone()
     return found
 
@@ -115,5 +116,5 @@ def test_random_trees(part, tmp_path):
         np.testing.assert_allclose(callback.history.values, [expected], rtol=1e-12)
         assert len(set(callback.history.layers)) == len(expected)
         worked += 1
-    assert worked >= 20
+    assert worked >= 12
     assert refused >= 1

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+import os
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -14,6 +16,8 @@ from lightning_rwc import RWCHistory
 SUFFIXES = [".csv", ".parquet", ".npz"]
 NAMES = st.text(st.characters(blacklist_categories=("Cs", "Cc")), min_size=1, max_size=20).map(str.strip).filter(bool)
 
+HOSTILE = ["a,b", 'a"b', '"', "two\nlines", "a\rreturn", "both\r\n", " padded ", "層🙂", "'", "#", "", "nan"]
+
 
 def bits(array):
     return [struct.pack("<d", value) if not math.isnan(value) else "nan" for value in np.ravel(array)]
@@ -21,9 +25,7 @@ def bits(array):
 
 @st.composite
 def histories(draw):
-    layers = draw(
-        st.lists(NAMES | st.sampled_from(["epoch", "step", "0", "a,b", 'a"b', "1e5"]), max_size=5, unique=True)
-    )
+    layers = draw(st.lists(NAMES | st.sampled_from(["epoch", "step", "0", "1e5", *HOSTILE]), max_size=5, unique=True))
     count = draw(st.integers(0, 5))
     integers = st.lists(st.integers(0, 10**9), min_size=count, max_size=count)
     if draw(st.booleans()):  # as if they were standard errors
@@ -43,6 +45,56 @@ def test_files_keep_every_bit(suffix, history, tmp_path_factory):
     assert loaded.values.shape == history.values.shape
     assert bits(loaded.values) == bits(history.values)
     assert bits(loaded.standard_errors) == bits(history.standard_errors)
+
+
+def test_csv_is_a_plain_table_whatever_layers_are_called(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    path = tmp_path / "rwc.csv"
+    twice = [*HOSTILE, *HOSTILE[:1]]
+    values = [0.1 + 0.2, 1e-5, 1e16, 5e-324, -0.0, 0.0, 1 / 3, math.inf, -math.inf, math.nan, 1.0, 123456.789, 0.25]
+    RWCHistory(twice, [0, 10], [9, 10**9], [values, values[::-1]]).save(path)
+    lines = (
+        'epoch,step,"a,b","a""b","""","two\nlines","a\rreturn","both\r\n", padded ,層🙂,\',#,,nan,"a,b"',
+        "0,9,0.30000000000000004,1e-05,1e+16,5e-324,-0.0,0.0,0.3333333333333333,inf,-inf,nan,1.0,123456.789,0.25",
+        "10,1000000000,0.25,123456.789,1.0,nan,-inf,inf,0.3333333333333333,0.0,-0.0,5e-324,1e+16,1e-05,"
+        "0.30000000000000004",
+    )
+    assert path.read_bytes().decode("utf-8") == "".join(line + os.linesep for line in lines)
+    loaded = RWCHistory.load(path)
+    assert (loaded.layers, loaded.epochs, loaded.steps) == (twice, [0, 10], [9, 10**9])
+    assert bits(loaded.values) == bits([values, values[::-1]])
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_csv_as_pandas_or_a_spreadsheet_writes_it(newline, start, tmp_path):
+    path = tmp_path / "rwc.csv"
+    lines = [
+        'epoch,step,conv,"a,b",conv (standard error),"a,b (standard error)"',
+        "0,9,0.30000000000000004,inf,0.015625,0.0",
+        "1,19,nan,1e-05,0.0,0.25",
+        "",
+    ]
+    path.write_bytes((start + newline.join(lines)).encode())
+    loaded = RWCHistory.load(path)
+    assert (loaded.layers, loaded.epochs, loaded.steps) == (["conv", "a,b"], [0, 1], [9, 19])
+    assert bits(loaded.values) == bits([[0.1 + 0.2, math.inf], [math.nan, 1e-5]])
+    assert bits(loaded.standard_errors) == bits([[0.015625, 0], [0, 0.25]])
+
+
+def test_missing_packages_are_named(tmp_path, monkeypatch):
+    RWCHistory(["conv"], [0], [9], [[0.5]]).save(tmp_path / "there.parquet")
+    for missing in ("pandas", "pyarrow"):
+        with monkeypatch.context() as patch:
+            patch.setitem(sys.modules, missing, None)
+            needed = r'Parquet needs pandas and pyarrow: pip install "lightning-rwc\[parquet\]"'
+            with pytest.raises(ModuleNotFoundError, match=needed):
+                RWCHistory.load(tmp_path / "there.parquet")
+            with pytest.raises(ModuleNotFoundError, match=needed):
+                RWCHistory(["conv"], [0], [9], [[0.5]]).save(tmp_path / "new.parquet")
+    monkeypatch.setitem(sys.modules, "pandas", None)
+    with pytest.raises(ModuleNotFoundError, match=r'to_frame needs pandas: pip install "lightning-rwc\[pandas\]"'):
+        RWCHistory().to_frame()
 
 
 def test_record_and_frame():
@@ -93,6 +145,12 @@ def test_files_that_are_no_history_are_named(tmp_path):
     foreign.write_text("name,loss\nrun,0.5\n")
     with pytest.raises(ValueError, match=r"first columns must be \['epoch', 'step'\], but are \['name', 'loss'\]"):
         RWCHistory.load(foreign)
+    (tmp_path / "cut.csv").write_text("epoch,step,conv,fc\n0,9,0.5,0.25\n1,19,0.5\n")
+    with pytest.raises(ValueError, match=r"cut.csv .*row 3 has 3 cells, but the header has 4"):
+        RWCHistory.load(tmp_path / "cut.csv")
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(ValueError, match=r"empty.csv is not a history"):
+        RWCHistory.load(tmp_path / "empty.csv")
     np.savez(tmp_path / "foreign.npz", weights=np.ones(3))
     with pytest.raises(ValueError, match="layers is not a file in the archive"):
         RWCHistory.load(tmp_path / "foreign.npz")

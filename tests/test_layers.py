@@ -8,11 +8,12 @@ from lightning_rwc.layers import LayerSelection
 
 
 class Net(nn.Module):
-    """One of everything: kernels, biases, norms, two matrices in a module, a parameter of its own."""
+    """One of everything: kernels, biases, norms, two matrices in a module, parameters of its own."""
 
     def __init__(self):
         super().__init__()
         self.cls_token = nn.Parameter(torch.ones(1, 1, 4))
+        self.positions = nn.Parameter(torch.ones(1, 3, 4))
         self.scale = nn.Parameter(torch.ones(()))
         self.stem = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
         self.blocks = nn.ModuleList(nn.Linear(4, 4) for _ in range(2))
@@ -26,7 +27,7 @@ def names(module, **kwargs):
 
 def test_default_rule_and_names():
     assert names(Net()) == {
-        "cls_token": ["cls_token"],
+        "positions": ["positions"],
         "stem.0": ["stem.0.weight"],
         "blocks.0": ["blocks.0.weight"],
         "blocks.1": ["blocks.1.weight"],
@@ -48,7 +49,7 @@ def test_function_of_name_and_parameter():
 
 def test_grouping_by_depth_and_by_function():
     assert names(Net(), group_by=1) == {
-        "cls_token": ["cls_token"],
+        "positions": ["positions"],
         "stem": ["stem.0.weight"],
         "blocks": ["blocks.0.weight", "blocks.1.weight"],
         "rnn": ["rnn.weight_ih_l0", "rnn.weight_hh_l0"],
@@ -71,7 +72,7 @@ def first_letter(name):
 
 def test_functions_by_name():
     assert list(names(Net(), layers="tests.test_layers:keep_matrices"))[-1] == "head"
-    assert list(names(Net(), group_by="tests.test_layers:first_letter")) == ["c", "s", "b", "r", "h"]
+    assert list(names(Net(), group_by="tests.test_layers:first_letter")) == ["p", "s", "b", "r", "h"]
 
 
 def test_tied_parameters_count_once_and_frozen_ones_count():
@@ -89,15 +90,101 @@ def test_names_of_parametrised_pruned_and_compiled_modules():
     prune.l1_unstructured(net.head, "weight", 0.5)
     net.stem = torch.compile(net.stem)
     assert names(net) == {
-        "cls_token": ["cls_token"],
+        "positions": ["positions"],
         "stem.0": ["stem.0.weight"],
         "blocks.0": ["blocks.0.weight"],
-        "blocks.1.weight.original0": ["blocks.1.weight.original0"],
-        "blocks.1.weight.original1": ["blocks.1.weight.original1"],
+        "blocks.1": ["blocks.1.weight.original1"],  # original0 is the norm of each row
         "rnn.weight_ih_l0": ["rnn.weight_ih_l0"],
         "rnn.weight_hh_l0": ["rnn.weight_hh_l0"],
         "head": ["head.weight"],
     }
+
+
+class Scale(nn.Module):
+    """A norm's scale and shift, as modules for images and tokens shape them."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(shape))
+        self.bias = nn.Parameter(torch.zeros(shape))
+
+
+class Attention(nn.Module):
+    """Scales of the shapes that are found in vision transformers, and a table that is none."""
+
+    def __init__(self):
+        super().__init__()
+        self.logit_scale = nn.Parameter(torch.ones(3, 1, 1))
+        self.temperature = nn.Parameter(torch.ones(1, 4, 1, 1))
+        self.table = nn.Parameter(torch.ones(9, 3))
+        self.proj = nn.Linear(4, 4)
+
+
+def narrow():
+    """Weights of modules whose weights are layers whatever their sizes: each has at most one dimension above 1."""
+    modules = {
+        "head": nn.Linear(60, 1),
+        "wide": nn.Linear(1, 5),
+        "depthwise": nn.Conv2d(8, 8, 1, groups=8),
+        "temporal": nn.Conv1d(8, 1, 1),
+        "attention over channels": nn.Conv1d(1, 1, 3),
+        "upsample": nn.ConvTranspose2d(1, 4, 1),
+        "table": nn.Embedding(1, 4),
+        "pairs": nn.Bilinear(1, 1, 4),
+        "cell": nn.GRUCell(1, 1),
+    }
+    return nn.ModuleDict(modules)
+
+
+def test_a_vector_is_no_layer_whatever_its_shape():
+    net = nn.ModuleDict({"norm": Scale(4, 1, 1), "grn": Scale(1, 1, 1, 4), "attn": Attention()})
+    net["conv"] = nn.Conv2d(4, 4, 1, groups=4)
+    net["conv"].gain = nn.Parameter(torch.ones(4, 1, 1, 1))  # as in timm's nfnet
+    net["old"] = nn.utils.weight_norm(nn.Conv1d(2, 3, 5))
+    net["new"] = parametrizations.weight_norm(nn.Conv1d(2, 3, 5))
+    expected = {
+        "attn.table": ["attn.table"],
+        "attn.proj": ["attn.proj.weight"],
+        "conv": ["conv.weight"],
+        "old": ["old.weight_v"],
+        "new": ["new.weight.original1"],
+    }
+    assert names(net) == expected
+    assert names(net.state_dict()) == expected
+    # Asked for by name they are tracked all the same, and keep their names.
+    chosen = ["norm.weight", "attn.logit_scale", "conv.gain"]
+    assert list(names(net, layers=[rf"^{name}$" for name in chosen])) == ["norm", *chosen[1:]]
+
+
+def test_weights_of_known_modules_are_layers_whatever_their_sizes():
+    expected = [name for name in narrow() if name != "cell"] + ["cell.weight_ih", "cell.weight_hh"]
+    assert list(names(narrow())) == expected
+    assert list(names(narrow().state_dict())) == expected
+    for module, weight in ((nn.LSTM(1, 1), "weight_hh_l0"), (nn.MultiheadAttention(1, 1), "in_proj_weight")):
+        assert weight in [name for found in (names(module), names(module.state_dict())) for name in found]
+
+
+def test_a_row_is_named_after_its_module_only_if_it_is_its_weight_or_bias():
+    net = nn.ModuleDict({"attn": nn.MultiheadAttention(4, 2), "norm": nn.BatchNorm2d(4)})
+    assert list(names(net)) == ["attn", "attn.out_proj"]
+    assert list(names(net, layers=r"in_proj_bias|norm")) == ["attn.in_proj_bias", "norm.weight", "norm.bias"]
+    assert list(names(net, layers=r"norm.bias")) == ["norm"]
+
+
+@pytest.mark.parametrize("model", ["coat_lite_tiny", "edgenext_xx_small", "swinv2_tiny_window8_256", "test_nfnet"])
+def test_families_of_timm_whose_scales_have_many_dimensions(model):
+    timm = pytest.importorskip("timm")
+    with torch.device("meta"):
+        net = timm.create_model(model)
+    kernels = {
+        f"{name}.weight"
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd)
+    }
+    many = {name: parameter for name, parameter in net.named_parameters() if parameter.ndim >= 2}
+    vectors = {name for name, parameter in many.items() if max(parameter.shape) == parameter.numel()} - kernels
+    assert vectors
+    assert {name for found in names(net).values() for name in found} == {*many} - vectors
 
 
 def test_names_that_would_coincide_stay_whole():
@@ -117,7 +204,7 @@ def test_integers_are_not_weights():
 def test_a_selection_of_nothing_names_what_exists():
     with pytest.raises(ValueError, match=r"`layers` has the regular expression 'hat', no match.*'head.weight'"):
         LayerSelection(layers=["head", "hat"]).require(Net())
-    with pytest.raises(ValueError, match=r"no parameter has two or more dimensions.*'weight', 'bias'.*`layers=`"):
+    with pytest.raises(ValueError, match=r"no parameter has two or more dimensions larger than 1.*'weight'"):
         LayerSelection().require(nn.BatchNorm1d(2))
     with pytest.raises(ValueError, match="no parameter is chosen by `layers`"):
         LayerSelection(layers=lambda name, parameter: False).require(Net())

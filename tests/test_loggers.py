@@ -3,8 +3,10 @@
 
 import csv
 import json
+import re
 import struct
 import time
+import warnings
 import zipfile
 from itertools import pairwise
 from pathlib import Path
@@ -75,11 +77,45 @@ def test_csv(tmp_path):
     assert is_picture(Path(logger.log_dir) / "rwc_curves.png")
 
 
+PICTURE = np.zeros((4, 4, 3), dtype=np.uint8)
+
+
+def give(logger, tag="rwc/fc"):
+    """A scalar and a picture."""
+    output = LoggerOutput()
+    output.scalars([logger], {tag: 0.5}, step=3)
+    output.images([logger], {"rwc/heatmap": PICTURE}, step=3)
+
+
+def test_a_prefix_of_tensorboard_s_logger_is_before_pictures_too(tmp_path):
+    logger = TensorBoardLogger(tmp_path, prefix="my/run")
+    give(logger)
+    logger.experiment.flush()
+    tags = events(logger.log_dir).Tags()
+    assert (tags["scalars"], tags["images"]) == (["my/run-rwc/fc"], ["my/run-rwc/heatmap"])
+
+
+def test_a_prefix_of_the_csv_logger_is_before_pictures_too(tmp_path):
+    logger = CSVLogger(tmp_path, prefix="my")
+    give(logger)
+    logger.save()
+    assert (Path(logger.log_dir) / "metrics.csv").read_text().splitlines()[0] == "my-rwc/fc,step"
+    assert [path.name for path in Path(logger.log_dir).glob("*.png")] == ["my-rwc_heatmap.png"]
+
+
+def test_csv_pictures_of_prefixes_that_look_alike_are_files_of_their_own(tmp_path):
+    logger = CSVLogger(tmp_path)
+    LoggerOutput().images([logger], {f"{prefix}/heatmap": PICTURE for prefix in ("a/b", "a_b", "a%2Fb")}, step=3)
+    names = {path.name for path in Path(logger.log_dir).glob("*.png")}
+    assert names == {"a%2Fb_heatmap.png", "a_b_heatmap.png", "a%252Fb_heatmap.png"}
+
+
 @pytest.mark.integration
 def test_wandb_offline(tmp_path):
     logger = WandbLogger(save_dir=tmp_path, offline=True)
     expected = fit(tmp_path, logger)
     run = Path(logger.experiment.dir).parent
+    give(WandbLogger(experiment=logger.experiment, prefix="my"))
     logger.experiment.finish()
     rows = _wandb_rows(run)
     scalars = [row for row in rows if "rwc/fc" in row]
@@ -89,6 +125,8 @@ def test_wandb_offline(tmp_path):
         shown = {row["trainer/global_step"]: row[f"{tag}/filenames"] for row in rows if f"{tag}/filenames" in row}
         assert list(shown) == STEPS
         assert all(is_picture(run / "files" / name) for name in shown[STEPS[-1]])
+    prefixed = {key for row in rows for key in row if key.startswith("my")}
+    assert {"my-rwc/fc", "my-rwc/heatmap/filenames"} <= prefixed
 
 
 def _wandb_rows(run):
@@ -127,19 +165,63 @@ def _level_db_records(log):
             record = b""
 
 
+@pytest.fixture(scope="module")
+def mlflow_logger(tmp_path_factory):
+    """Makes loggers that write to one database, which takes long to set up."""
+    folder = tmp_path_factory.mktemp("mlflow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield lambda **kwargs: MLFlowLogger(
+            tracking_uri=f"sqlite:///{folder}/mlflow.db", artifact_location=(folder / "artifacts").as_uri(), **kwargs
+        )
+
+
+def mlflow_pictures(logger):
+    return sorted(Path(logger.experiment.download_artifacts(logger.run_id, "images")).glob("*.png"))
+
+
 @pytest.mark.integration
-def test_mlflow_local_store(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    logger = MLFlowLogger(
-        tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=(tmp_path / "artifacts").as_uri()
-    )
+def test_mlflow_local_store(tmp_path, mlflow_logger):
+    logger = mlflow_logger()
     expected = fit(tmp_path, logger)
     client, run = logger.experiment, logger.run_id
     tags = [tag for tag in client.get_run(run).data.metrics if tag.startswith("rwc")]
     check(expected, {tag: {m.step: m.value for m in client.get_metric_history(run, tag)} for tag in tags})
-    pictures = sorted((tmp_path / "artifacts").rglob("*rwc*heatmap*step*.png"))
+    pictures = [path for path in mlflow_pictures(logger) if re.match("rwc.heatmap.step", path.name)]
     assert len(pictures) == 3
     assert is_picture(pictures[-1])
+
+
+@pytest.mark.integration
+def test_a_prefix_of_the_mlflow_logger_is_before_pictures_too(mlflow_logger):
+    logger = mlflow_logger(prefix="my")
+    give(logger)
+    assert logger.experiment.get_run(logger.run_id).data.metrics == {"my-rwc/fc": 0.5}
+    assert all(re.match("my-rwc.heatmap.step", path.name) for path in mlflow_pictures(logger))
+    assert mlflow_pictures(logger)
+
+
+@pytest.mark.integration
+def test_what_mlflow_cannot_store_does_not_take_the_rest_with_it(mlflow_logger):
+    logger = mlflow_logger(prefix="my")
+    fits, long = "x" * (250 - len("my-rwc/")), "x" * (251 - len("my-rwc/"))
+    layers = {long: 1.0, fits: 2.0, "": 3.0, "a//b": 4.0, "../up": 5.0, "a<b": 6.0, "a>b": 7.0, "fc": 8.0}
+    layers |= {f"layers.{number}": float(number) for number in range(1500)}
+    scalars = {f"rwc/{layer}": value for layer, value in layers.items()}
+    output = LoggerOutput()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        output.scalars([logger], scalars, step=3)
+        output.scalars([logger], scalars | {"rwc/./fc": 9.0}, step=4)
+    ours = [str(w.message) for w in caught if "MLFlowLogger gets no relative weight change" in str(w.message)]
+    assert len(ours) == 2
+    assert "xxx', which has 251 characters where MLflow takes 250; 'rwc/', which is no path" in ours[0]
+    assert "and 2 more" in ours[0]
+    assert "under 'rwc/./fc', which is no path as MLflow takes it. It gets all others" in ours[1]
+    stored = {f"my-rwc/{layer}": value for layer, value in layers.items() if layer.startswith("layers.")}
+    stored |= {f"my-rwc/{fits}": 2.0, "my-rwc/ab": 6.0, "my-rwc/fc": 8.0}
+    assert logger.experiment.get_run(logger.run_id).data.metrics == stored
+    assert [m.step for m in logger.experiment.get_metric_history(logger.run_id, "my-rwc/fc")] == [3, 4]
 
 
 @pytest.mark.integration
@@ -147,9 +229,13 @@ def test_comet_offline(tmp_path, monkeypatch):
     # Lightning's `CometLogger(online=False)` disables the experiment; Comet's own setting stores it. The names of the
     # arguments are those that old and new Lightning know.
     monkeypatch.setenv("COMET_START_ONLINE", "0")
-    logger = CometLogger(project_name="rwc", save_dir=str(tmp_path), log_env_details=False, log_code=False)
+    options = {"project_name": "rwc", "save_dir": str(tmp_path), "log_env_details": False, "log_code": False}
+    logger = CometLogger(**options)
     experiment = logger.experiment
     expected = fit(tmp_path, logger)
+    prefixed = CometLogger(**options, prefix="my")
+    assert prefixed.experiment is experiment  # the running one
+    give(prefixed)
     experiment.end()
     with zipfile.ZipFile(next(tmp_path.glob("*.zip"))) as archive:
         messages = [json.loads(line) for line in archive.read("messages.json").splitlines()]
@@ -163,6 +249,8 @@ def test_comet_offline(tmp_path, monkeypatch):
         shown = [p for p in pictures if p["additional_params"].get("figName") == "rwc/heatmap"]
         assert [p["additional_params"]["step"] for p in shown] == STEPS
         assert is_picture(archive.open(shown[-1]["file_path"]))
+        assert "my_rwc/fc" in {metric["metricName"] for metric in metrics}
+        assert "my_rwc/heatmap" in {p["additional_params"].get("figName") for p in pictures}
 
 
 def test_litlogger_gets_pictures_by_its_documented_call():
@@ -186,7 +274,7 @@ def test_litlogger_gets_pictures_by_its_documented_call():
     class LitLogger:
         experiment = Experiment()
 
-    LoggerOutput().images([LitLogger()], {"rwc/heatmap": np.zeros((4, 4, 3), dtype=np.uint8)}, step=7)
+    LoggerOutput().images([LitLogger()], {"rwc/heatmap": PICTURE}, step=7)
     [(key, value, step)] = uploads
     assert (key, step) == ("rwc/heatmap", 7)
     assert isinstance(value, litlogger.Image)
@@ -196,7 +284,7 @@ def test_csv_in_a_remote_folder():
     class CSVLogger:
         log_dir = "memory://bucket/run"
 
-    LoggerOutput().images([CSVLogger()], {"rwc/heatmap": np.zeros((4, 4, 3), dtype=np.uint8)}, step=7)
+    LoggerOutput().images([CSVLogger()], {"rwc/heatmap": PICTURE}, step=7)
     with fsspec.open("memory://bucket/run/rwc_heatmap.png", "rb") as file, Image.open(file) as image:
         assert image.size == (4, 4)
 
@@ -208,7 +296,7 @@ def test_mlflow_keys_hold_only_what_mlflow_takes():
         run_id = "run"
         experiment = SimpleNamespace(log_image=lambda run, image, key, step: calls.append((run, key, step)))
 
-    LoggerOutput().images([MLFlowLogger()], {"ünn<1>/heatmap": np.zeros((4, 4, 3), dtype=np.uint8)}, step=7)
+    LoggerOutput().images([MLFlowLogger()], {"ünn<1>/heatmap": PICTURE}, step=7)
     assert calls == [("run", "_nn_1_/heatmap", 7)]
 
 
@@ -244,6 +332,25 @@ def test_every_logger_of_a_trainer_is_served(tmp_path):
     assert len(events(tensorboard.log_dir).Scalars("rwc/fc")) == 3
     assert (Path(csv_logger.log_dir) / "rwc_heatmap.png").exists()
     assert sum("rwc/fc" in metrics for _, metrics in foreign.rows) == 3
+
+
+class Failing(Foreign):
+    def log_metrics(self, metrics, step=None):
+        if "rwc/fc" in metrics:
+            metrics.clear()
+            raise ConnectionError("server gone")
+
+
+def test_a_logger_that_fails_takes_nothing_from_the_others(tmp_path):
+    tensorboard, foreign = TensorBoardLogger(tmp_path), Foreign()
+    with pytest.warns(UserWarning, match="logging scalars to Failing failed with ConnectionError: server gone") as told:
+        expected = fit(tmp_path, Failing(), tensorboard, foreign)
+    assert sum("Failing" in str(w.message) for w in told) == 1
+    log = events(tensorboard.log_dir)
+    tags = [tag for tag in log.Tags()["scalars"] if "rwc" in tag]
+    check(expected, {tag: {event.step: event.value for event in log.Scalars(tag)} for tag in tags})
+    assert [event.step for event in log.Images("rwc/heatmap")] == STEPS
+    assert sum(set(metrics) == set(expected) for _, metrics in foreign.rows) == 3
 
 
 def test_fast_dev_run_says_nothing_of_images(tmp_path, caplog):

@@ -9,8 +9,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from torch import nn
 from torch.nn import Parameter
+from torch.nn.utils import parametrizations, prune
 
-from lightning_rwc import RWCCallback
+from lightning_rwc import RelativeWeightChange, RWCCallback
+from lightning_rwc.layers import LayerSelection
 from lightning_rwc.measures import LayerFluctuation, Measure, MeasureTables, NodeStrength, node_strengths
 from lightning_rwc.quantity import Quantity
 from tests.helpers import LAYERS, Recorder, events, images, net, trainer
@@ -73,12 +75,139 @@ def test_strengths_before_a_convolution_in_groups(groups, outputs):
     assert_strengths(model, [expected, whole.sum((1, 2, 3))])
 
 
-def test_layers_that_do_not_fit_have_incoming_weights_only():
-    weights = [torch.randn(5, 2), torch.randn(3, 7), torch.randn(4), torch.randn(()), torch.randn(1, 1) * 1j]
-    nothing = torch.full((1,), math.nan)
-    expected = [weights[0].sum(1), weights[1].sum(1), weights[2], weights[3].reshape(1), nothing]
-    for found, values in zip(node_strengths(weights), expected, strict=True):
-        np.testing.assert_allclose(found, values, rtol=1e-5)
+def test_strengths_are_undefined_where_the_next_weight_has_other_inputs():
+    # Fused queries, keys and values, of a width that 3 divides and of one that it does not; a concatenation; what only
+    # a convolution could reshape. An imaginary weight makes the one before it undefined too.
+    for pair in [((36, 12), (12, 12)), ((48, 16), (16, 16)), ((3, 2, 1, 1), (5, 6, 1, 1)), ((4, 3), (5, 8))]:
+        first, last = (torch.randn(shape) for shape in pair)
+        found = node_strengths([first, last])
+        assert found[0].shape == (len(first),)
+        assert found[0].isnan().all()
+        np.testing.assert_allclose(found[1], last.flatten(1).sum(1), rtol=1e-4, atol=1e-6)
+    assert all(found.isnan().all() for found in node_strengths([torch.randn(1, 2), torch.randn(3, 1) * 1j]))
+
+
+def test_vectors_are_a_unit_an_element_and_stand_in_no_chain():
+    first, vector, number, last = torch.randn(4, 2), torch.randn(4), torch.randn(()), torch.randn(3, 4)
+    for found, values in zip(
+        node_strengths([first, vector, number, last]),
+        [first.sum(1) + last.sum(0), vector, number.reshape(1), last.sum(1)],
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-6)
+
+
+class Conv1D(nn.Module):
+    """Stands for the class of this name in Hugging Face's transformers, a linear layer of weights (inputs, outputs)."""
+
+    __module__ = "transformers.pytorch_utils"
+
+    def __init__(self, outputs, inputs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(inputs, outputs))
+
+
+def strengths_in(model):
+    """The strengths of every unit, by layer; also as the measures sum them up, through what the callback gives them."""
+    layers = RelativeWeightChange(model).tracked(model)
+    parameters = {name: parameter for group in layers.values() for name, parameter in group.items()}
+    found = node_strengths([*parameters.values()], [layers.modules.get(name) for name in parameters])
+    by_layer = dict(zip(layers, found, strict=True))
+    means, spreads = NodeStrength()(layers), LayerFluctuation()(layers)
+    for layer, strengths in by_layer.items():
+        np.testing.assert_allclose(means[layer], np.mean(strengths.numpy()), rtol=1e-9)
+        np.testing.assert_allclose(spreads[layer], np.std(strengths.numpy()), rtol=1e-9)
+    return by_layer
+
+
+def assert_chain(model, dense):
+    """The strengths of ``model`` are those of a chain of ``dense`` matrices (outputs, inputs)."""
+    for found, values in zip(strengths_in(model).values(), numpy_strengths(dense), strict=True):
+        np.testing.assert_allclose(found, values, rtol=1e-5, atol=1e-5)
+
+
+def dense(convolution):
+    """A convolution's kernel sums as a matrix (outputs, inputs), from what it makes of ones at one input channel."""
+    size = max(convolution.kernel_size)
+    columns = []
+    for channel in range(convolution.in_channels):
+        image = torch.zeros(1, convolution.in_channels, size, size)
+        image[0, channel] = 1
+        if not convolution.transposed:
+            columns.append(nn.functional.conv2d(image, convolution.weight, groups=convolution.groups)[0, :, 0, 0])
+        else:
+            # A single pixel leaves the whole kernel behind.
+            image = image[..., :1, :1]
+            spread = nn.functional.conv_transpose2d(image, convolution.weight, groups=convolution.groups)
+            columns.append(spread[0].sum((1, 2)))
+    return torch.stack(columns, 1).detach().double().numpy()
+
+
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_strengths_around_a_transposed_convolution(groups):
+    transposed = nn.ConvTranspose2d(4, 12, 3, groups=groups)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), transposed, nn.Conv2d(12, 4, 3, groups=groups), nn.ConvTranspose2d(4, 4, 3)
+    )
+    assert_chain(model, [dense(layer) for layer in model])
+
+
+def test_strengths_of_huggingface_conv1d_and_of_embeddings():
+    model = nn.Sequential(nn.Embedding(9, 4), Conv1D(8, 4), Conv1D(4, 8), nn.Linear(4, 4))
+    table, up, down, head = (layer.weight.detach().double().numpy() for layer in model)
+    assert_chain(model, [table.T, up.T, down.T, head])
+    # A table of positions is as large as the one of words is wide, and does not follow it.
+    assert strengths_in(nn.Sequential(nn.Embedding(9, 4), nn.Embedding(4, 4)))["0"].isnan().all()
+
+
+@pytest.mark.parametrize("width", [12, 16])
+def test_strengths_around_attention(width):
+    model = nn.Sequential(
+        nn.Linear(5, width), nn.MultiheadAttention(width, 2), nn.Linear(width, 3 * width), nn.Linear(width, width)
+    )
+    found = strengths_in(model)
+    assert list(found) == ["0", "1", "1.out_proj", "2", "3"]
+    assert all(found[layer].isnan().all() for layer in ("0", "1", "2"))
+    into, out = model[1].out_proj.weight.detach(), model[2].weight.detach()
+    np.testing.assert_allclose(found["1.out_proj"], into.sum(1) + out.sum(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(found["3"], model[3].weight.detach().sum(1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("query", "key", "value"), ("q_proj", "k_proj", "v_proj"), ("to_q", "to_k", "to_v")])
+def test_projections_side_by_side_are_no_chain(names):
+    projections = nn.ModuleDict({name: nn.Linear(4, 4) for name in names})
+    adapted = nn.ModuleDict({"base_layer": nn.Linear(4, 4), "lora_A": nn.ModuleDict({"default": nn.Linear(4, 4)})})
+    model = nn.ModuleDict({"stem": nn.Linear(4, 4), "attn": projections, "out": nn.Linear(4, 4), "adapted": adapted})
+    means = NodeStrength()(LayerSelection().find(model))
+    assert len(means) == 7
+    assert all(value.isnan() for value in means.values())
+    del model["adapted"]
+    assert NodeStrength()(LayerSelection().find(model))["out"].item() == pytest.approx(
+        model["out"].weight.sum().item() / 4, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    "recurrent", [nn.LSTM(4, 4), nn.GRU(4, 1), nn.RNNCell(4, 4), nn.LSTM(4, 4, bidirectional=True)]
+)
+def test_strengths_around_recurrent_layers(recurrent):
+    model = nn.Sequential(nn.Linear(3, 4), recurrent, nn.Linear(4, 2))
+    *before, last = strengths_in(model).values()
+    assert len(before) >= 3
+    assert all(strengths.isnan().all() for strengths in before)
+    np.testing.assert_allclose(last, model[2].weight.detach().sum(1), rtol=1e-5, atol=1e-6)
+
+
+def test_strengths_are_undefined_for_what_no_module_multiplies_by_as_it_stands():
+    masked, scaled = nn.Linear(4, 4), nn.Linear(4, 4)
+    prune.l1_unstructured(masked, "weight", 0.5)
+    parametrizations.weight_norm(scaled)
+    bare = nn.Module()
+    bare.weight, bare.table = nn.Parameter(torch.randn(4, 4)), nn.Parameter(torch.randn(4, 4))
+    for odd in (masked, scaled, bare, nn.Bilinear(4, 4, 4)):
+        *undefined, last = strengths_in(nn.Sequential(nn.Linear(4, 4), odd, nn.Linear(4, 4))).values()
+        assert all(strengths.isnan().all() for strengths in undefined)
+        assert last.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])

@@ -2,6 +2,7 @@
 """Beside other callbacks and unusual models: what is measured is what the training weights did."""
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from lightning.pytorch.callbacks import (
     Callback,
     GradientAccumulationScheduler,
     LearningRateFinder,
+    ModelCheckpoint,
     ModelPruning,
     StochasticWeightAveraging,
 )
@@ -124,6 +126,51 @@ def test_trial_runs_of_finders_leave_no_trace(finder, rwc_first, tmp_path):
     np.testing.assert_allclose(rwc.history.values, expected, rtol=1e-12)
 
 
+class Finds(LearningRateFinder):
+    """Lightning's documented pattern: a search at the start of some epochs."""
+
+    def on_fit_start(self, *args, **kwargs):
+        pass
+
+    def on_train_epoch_start(self, trainer, pl_module):
+        if trainer.current_epoch in (0, 2):
+            self.lr_find(trainer, pl_module)
+
+
+@pytest.mark.parametrize("settings", [{}, {"relative_to": "initial"}, {"every_n_train_steps": 4}])
+@pytest.mark.parametrize("rwc_first", [True, False])
+def test_a_search_for_the_learning_rate_inside_a_fit(rwc_first, settings, tmp_path):
+    rwc, recorder = RWCCallback(**settings), Recorder()
+    finder = Finds(num_training_steps=8, update_attr=True)
+    saver = ModelCheckpoint(tmp_path / "saved", save_top_k=-1)
+    order = (rwc, finder) if rwc_first else (finder, rwc)
+    run = trainer(*order, recorder, saver, tmp_path=tmp_path, max_epochs=4, enable_checkpointing=True)
+    run.fit(net(Tunable), images())
+    if "every_n_train_steps" in settings:
+        states = [recorder.start, *recorder.batches[3::4]]
+        assert rwc.history.steps == [3, 7, 11, 15, 19, 23]
+    else:
+        states = [recorder.start, *recorder.epochs]
+        assert rwc.history.epochs == [0, 1, 2, 3]
+    expected = expected_table(states, relative_to=settings.get("relative_to", "previous"))
+    np.testing.assert_allclose(rwc.history.values, expected, rtol=1e-12)
+    # Checkpoints after the search hold the whole table too.
+    newest = max((tmp_path / "saved").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+    saved = torch.load(newest, weights_only=True)["callbacks"][rwc.state_key]["history"]
+    np.testing.assert_array_equal(saved["values"], rwc.history.values)
+
+
+def test_a_search_before_a_second_fit_leaves_the_first_history_out(tmp_path):
+    rwc, recorder = RWCCallback(), Recorder()
+    trainer(rwc, tmp_path=tmp_path).fit(net(Tunable))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(LearningRateFinder(num_training_steps=8), rwc, recorder, tmp_path=tmp_path).fit(net(Tunable))
+    assert [w for w in caught if "lightning_rwc" in w.filename or "RWCCallback" in str(w.message)] == []
+    expected = expected_table([recorder.start, *recorder.epochs])
+    np.testing.assert_allclose(rwc.history.values, expected, rtol=1e-12)
+
+
 class Change(Callback):
     """Changes the module when an epoch begins."""
 
@@ -144,6 +191,43 @@ def test_layers_added_and_removed_between_epochs(tmp_path):
     extra = rwc.history.values[:, 3]
     np.testing.assert_array_equal(extra, [math.nan, math.nan, 0.0, math.nan, math.nan])
     assert np.isfinite(rwc.history.values[:, :3]).all()
+
+
+def test_a_layer_added_in_front_stands_in_front(tmp_path):
+    def put_in_front(module):
+        module._modules = {"stem": nn.Linear(2, 2), **module._modules}
+
+    class Push(Callback):
+        def on_train_batch_end(self, trainer, pl_module, *args, **kwargs):
+            # Layers move the more, the later they stand.
+            for place, layer in enumerate(("stem", *LAYERS)):
+                if hasattr(pl_module, layer.split(".")[0]):
+                    pl_module.get_submodule(layer).weight.data.mul_(1 + 0.01 * (place + 1))
+
+    class Still(Net):
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    rwc, correlations = RWCCallback(), []
+
+    class Look(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            correlations.append(trainer.callback_metrics["rwc_summary/depth_correlation"].item())
+
+    trainer(Change(1, put_in_front), Push(), rwc, Look(), tmp_path=tmp_path).fit(net(Still), images())
+    assert rwc.history.layers == ["stem", *LAYERS]
+    assert np.isnan(rwc.history.values[:2, 0]).all()
+    # Each batch multiplies a layer by 1.01, 1.02, 1.03 or 1.04, and there are six.
+    np.testing.assert_allclose(rwc.history.values[2], [1.01**6 - 1, 1.02**6 - 1, 1.03**6 - 1, 1.04**6 - 1], rtol=1e-5)
+    assert correlations == [1, 1, 1]
+
+
+def test_a_hint_where_no_tracked_layer_learns(tmp_path):
+    module = net()
+    for name, parameter in module.named_parameters():
+        parameter.requires_grad_(name.endswith("bias"))
+    with pytest.warns(UserWarning, match=r"None of the 3 tracked layers.* 4 other parameters, such as 'conv1.bias'"):
+        trainer(RWCCallback(), tmp_path=tmp_path).fit(module, images())
 
 
 def test_a_module_assigned_anew_is_measured_from_the_weights_of_old(tmp_path):
@@ -251,6 +335,13 @@ def test_two_callbacks_with_prefixes_of_their_own(tmp_path):
 def test_two_callbacks_of_one_prefix_are_refused(tmp_path):
     run = trainer(RWCCallback(), RWCCallback(norm="l2"), tmp_path=tmp_path)
     with pytest.raises(ValueError, match="Two RWCCallbacks have `prefix='rwc'`: give each a prefix of its own"):
+        run.fit(net(), images())
+
+
+@pytest.mark.parametrize("prefix", ["rwc_summary", "rwc/late"])
+def test_two_callbacks_whose_tags_could_be_the_same_are_refused(prefix, tmp_path):
+    run = trainer(RWCCallback(), RWCCallback(prefix=prefix), tmp_path=tmp_path)
+    with pytest.raises(ValueError, match=f"tags that start with 'rwc' and with '{prefix}', which can be the same"):
         run.fit(net(), images())
 
 

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,17 @@ SETTINGS = {
 }
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    """The history of a run that nothing interrupts, by its settings; each is trained once."""
+
+    @cache
+    def train(settings):
+        return fit(tmp_path_factory.mktemp("whole"), RWCCallback(**SETTINGS[settings]))
+
+    return train
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("settings", SETTINGS)
 @pytest.mark.parametrize("saver", SAVERS)
@@ -112,9 +124,9 @@ def test_from_a_checkpoint_of_every_kind(saver, settings, tmp_path):
 
 
 def kill(tmp_path, seed):
-    """Train with settings, a saver and a stop drawn from ``seed``; returns the history as it should become."""
+    """How to train with settings, a saver and a stop drawn from ``seed``."""
     generator = random.Random(seed)
-    saver, settings = generator.choice(list(SAVERS)), SETTINGS[generator.choice(list(SETTINGS))]
+    saver, settings = generator.choice(list(SAVERS)), generator.choice(list(SETTINGS))
     options = generator.choice([{}, {"check_val_every_n_epoch": 2}, {"val_check_interval": 0.5}])
     stop = Stop(generator.randrange(2, EPOCHS * BATCHES))
     stop_first = generator.random() < 0.5
@@ -123,31 +135,30 @@ def kill(tmp_path, seed):
     def run(*stops, ckpt=None):
         before, after = SAVERS[saver](folder)
         before, after = ((*stops, *before), after) if stop_first else (before, (*stops, *after))
-        return fit(tmp_path, RWCCallback(**settings), *after, before=before, ckpt=ckpt, **options)
+        return fit(tmp_path, RWCCallback(**SETTINGS[settings]), *after, before=before, ckpt=ckpt, **options)
 
-    return run, stop, folder
+    return run, stop, folder, settings
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("seed", range(24))
-def test_killed_at_a_random_step_and_resumed_from_the_newest_checkpoint(seed, tmp_path):
-    run, stop, folder = kill(tmp_path / "killed", seed)
+def test_killed_at_a_random_step_and_resumed_from_the_newest_checkpoint(seed, uninterrupted, tmp_path):
+    run, stop, folder, settings = kill(tmp_path, seed)
     with pytest.raises(KeyError, match="stopped"):
         run(stop)
     checkpoints = sorted(folder.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    history = run(ckpt=checkpoints[-1] if checkpoints else None)
-    whole, _, _ = kill(tmp_path / "whole", seed)
-    assert_same(history, whole())
+    # Neither what saves nor when validation runs changes what is measured.
+    assert_same(run(ckpt=checkpoints[-1] if checkpoints else None), uninterrupted(settings))
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_stopped_by_an_exception_and_resumed_from_its_checkpoint(settings, tmp_path):
-    whole = fit(tmp_path, RWCCallback(**SETTINGS[settings]))
+def test_stopped_by_an_exception_and_resumed_from_its_checkpoint(settings, uninterrupted, tmp_path):
     saver = OnExceptionCheckpoint(tmp_path / "saved")
     with pytest.raises(KeyError, match="stopped"):
         fit(tmp_path, RWCCallback(**SETTINGS[settings]), saver, Stop(15))
-    assert_same(fit(tmp_path, RWCCallback(**SETTINGS[settings]), ckpt=tmp_path / "saved/on_exception.ckpt"), whole)
+    resumed = fit(tmp_path, RWCCallback(**SETTINGS[settings]), ckpt=tmp_path / "saved/on_exception.ckpt")
+    assert_same(resumed, uninterrupted(settings))
 
 
 @pytest.mark.integration
@@ -169,11 +180,20 @@ def test_max_steps_inside_an_epoch(settings, tmp_path):
 
 
 @pytest.mark.integration
-def test_more_epochs_than_at_first(tmp_path):
+def test_max_steps_inside_an_epoch_and_its_last_step(tmp_path):
+    limits = {"max_epochs": -1, "max_steps": 15}
+    saver = ModelCheckpoint(tmp_path / "saved", save_top_k=-1, every_n_train_steps=5, filename="{step}")
+    whole = fit(tmp_path, RWCCallback(), saver, **limits)
+    assert whole.epochs == [0, 1, 2]
+    assert_same(fit(tmp_path, RWCCallback(), ckpt=tmp_path / "saved/step=15.ckpt", **limits), whole)
+
+
+@pytest.mark.integration
+def test_more_epochs_than_at_first(uninterrupted, tmp_path):
     saver = ModelCheckpoint(tmp_path / "saved", save_top_k=-1)
     fit(tmp_path, RWCCallback(), saver, max_epochs=3)
     newest = max((tmp_path / "saved").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-    assert_same(fit(tmp_path, RWCCallback(), ckpt=newest), fit(tmp_path, RWCCallback()))
+    assert_same(fit(tmp_path, RWCCallback(), ckpt=newest), uninterrupted("default"))
 
 
 PROGRAM = """
@@ -196,13 +216,13 @@ class Kill(Stop):
 
 
 @pytest.mark.integration
-def test_a_killed_process(tmp_path):
+def test_a_killed_process(uninterrupted, tmp_path):
     root = Path(__file__).parent.parent
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(tmp_path)], cwd=root, capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()
     newest = max((tmp_path / "saved").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     assert "step=15" in newest.name
-    assert_same(fit(tmp_path, RWCCallback(), ckpt=newest), fit(tmp_path, RWCCallback()))
+    assert_same(fit(tmp_path, RWCCallback(), ckpt=newest), uninterrupted("default"))
 
 
 def save_at(tmp_path, rwc, step):
@@ -250,6 +270,34 @@ def test_a_checkpoint_of_other_settings_is_resumed_with_one_warning(tmp_path):
     assert history.epochs == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        ({}, {"every_n_epochs": 2}, "`every_n_epochs` was 1 and is 2"),
+        ({}, {"every_n_train_steps": 6}, "`every_n_train_steps` was None and is 6"),
+        ({"max_elements": 256}, {}, "`max_elements` was 256 and is None"),
+    ],
+)
+def test_another_cadence_or_sample_keeps_the_history(before, after, message, tmp_path):
+    checkpoint = save_at(tmp_path, RWCCallback(**before), 8)
+    whole = fit(tmp_path, RWCCallback(**before))
+    with pytest.warns(UserWarning, match=f"{message}.* from epoch 1, step 8 on its values do not compare") as caught:
+        history = fit(tmp_path, RWCCallback(**after), ckpt=checkpoint)
+    assert len([w for w in caught if "RWCCallback" in str(w.message) and "lightning_rwc" in w.filename]) == 1
+    np.testing.assert_array_equal(history.values[0], whole.values[0])
+    assert history.epochs == ([0, 1, 3, 5] if after.get("every_n_epochs") == 2 else [0, 1, 2, 3, 4, 5])
+    # The first measurement after the resume is the same: it spans the same steps.
+    assert_allclose = np.testing.assert_allclose
+    assert_allclose(history.values[1], whole.values[1], rtol=1e-12)
+
+
+def test_a_table_takes_8_bytes_a_cell_in_a_checkpoint(tmp_path):
+    state = torch.load(save_at(tmp_path, RWCCallback(every_n_train_steps=1), 8), weights_only=True)
+    [ours] = [state for key, state in state["callbacks"].items() if key.startswith("RWCCallback")]
+    tables = [value for value in ours["history"].values() if isinstance(value, torch.Tensor)]
+    assert sum(table.nbytes for table in tables) == 8 * 8 * 3
+
+
 def test_a_checkpoint_with_other_layers_is_resumed_with_one_warning(tmp_path):
     checkpoint = save_at(tmp_path, RWCCallback(layers="conv.*weight"), 8)
     with pytest.warns(UserWarning, match=r"differ in layers of RWCCallback.*: \['fc'\]") as caught:
@@ -260,26 +308,25 @@ def test_a_checkpoint_with_other_layers_is_resumed_with_one_warning(tmp_path):
     assert np.isfinite(history.values[1:]).all()
 
 
-def test_validating_a_checkpoint_leaves_the_next_fit_alone(tmp_path):
+def test_validating_a_checkpoint_leaves_the_next_fit_alone(uninterrupted, tmp_path):
     checkpoint = save_at(tmp_path, RWCCallback(), 8)
     callback = RWCCallback()
     run = trainer(callback, tmp_path=tmp_path, enable_checkpointing=True, max_epochs=EPOCHS)
     run.validate(net(Momentum), same_batches(), ckpt_path=checkpoint, verbose=False)
     assert len(callback.history) == 0
     run.fit(net(Momentum), same_batches(), same_batches())
-    assert_same(callback.history, fit(tmp_path, RWCCallback()))
+    assert_same(callback.history, uninterrupted("default"))
 
 
-def test_an_exception_before_training_resumes_saves_what_was_loaded(tmp_path):
+def test_an_exception_before_training_resumes_saves_what_was_loaded(uninterrupted, tmp_path):
     class Fail(Callback):
         def on_train_start(self, trainer, pl_module):
             raise KeyError("stopped")
 
-    whole = fit(tmp_path, RWCCallback())
     checkpoint = save_at(tmp_path, RWCCallback(), 8)
     with pytest.raises(KeyError, match="stopped"):
         fit(tmp_path, RWCCallback(), OnExceptionCheckpoint(tmp_path / "again"), before=(Fail(),), ckpt=checkpoint)
-    assert_same(fit(tmp_path, RWCCallback(), ckpt=tmp_path / "again/on_exception.ckpt"), whole)
+    assert_same(fit(tmp_path, RWCCallback(), ckpt=tmp_path / "again/on_exception.ckpt"), uninterrupted("default"))
 
 
 def test_a_sampled_run_resumes(tmp_path):

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import copy
 import math
+import warnings
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from lightning_rwc import RelativeWeightChange
+from lightning_rwc import RelativeWeightChange, RWCCallback
 from lightning_rwc.functional import change_ratio
-from lightning_rwc.sampling import Sample, sample_sizes, standard_error
+from lightning_rwc.sampling import Sample, sample_sizes, standard_error, unreliable
+from tests.helpers import Net, images, trainer
 from tests.oracle import numpy_rwc
 
 NORMS = ["l1", "l2"]
@@ -36,7 +39,7 @@ def test_a_sample_of_everything(numel):
     sample = Sample(numel, 4, seed=7)
     before, after = torch.ones(numel), torch.full((numel,), 1.5)
     chosen = sample.indices(CPU)
-    assert sample.sums(before[chosen], after[chosen], "l1").tolist() == [numel / 2, numel, numel / 2, 0, 0, 0]
+    assert sample.sums(before[chosen], after[chosen], "l1").tolist() == [numel / 2, numel, numel / 2] + [0] * 6
 
 
 def test_every_element_is_as_likely_and_every_pair():
@@ -58,6 +61,7 @@ def test_a_small_layer_is_not_sampled():
     assert sample_sizes([300, 100, 2], 200) == [149, 49, 2]
 
 
+@cache
 def trained():
     """Weights of a network before and after a few epochs on digits, so with the dependencies that training brings."""
     from sklearn.datasets import load_digits
@@ -98,6 +102,129 @@ def test_the_standard_error_covers_the_truth_at_its_nominal_rate(norm):
     assert np.median(stated) < 0.025
 
 
+def sampled(before, after, norm, size=4096, seed=0):
+    """The value, its standard error, and whether that is unreliable, of one sample."""
+    sample = Sample(len(before), size, seed)
+    chosen = sample.indices(CPU)
+    sums = sample.sums(before[chosen], after[chosen], norm)
+    return change_ratio(sums[:3], norm).item(), standard_error(sums, norm).item(), unreliable(sums).item()
+
+
+def numpy_estimate(parts, norm):
+    """What :func:`sampled` and its squared skewness are, from textbook formulas: 1,000 of 10,000 elements a part."""
+    numerator = denominator = variance = cubes = squares = 0
+    drawn = []
+    for seed, (before, after) in enumerate(parts):
+        chosen = Sample(10_000, 1000, seed).indices(CPU).numpy()
+        terms = np.abs(np.stack((after - before, before))[:, chosen]) ** (1 if norm == "l1" else 2)
+        drawn.append(terms.reshape(2, 2, 500))  # numerator or denominator, first or second of a stratum, stratum
+        numerator, denominator = (
+            total + 10 * part.sum() for total, part in zip((numerator, denominator), terms, strict=True)
+        )
+    for terms in drawn:
+        # The estimated total of a stratum of 20 of which 2 are drawn: N² (1 − n/N) s²/n, of residuals.
+        residuals = terms[0] - numerator / denominator * terms[1]
+        variance += (20**2 * (1 - 2 / 20) * residuals.var(axis=0, ddof=1) / 2).sum()
+        own = 10 * (terms[0] - terms[0].sum() / terms[1].sum() * terms[1])
+        cubes, squares = cubes + (own**3).sum(), squares + (own**2).sum()
+    error = math.sqrt(variance + (1.5 * cubes / squares) ** 2) / denominator
+    value = numerator / denominator
+    if norm == "l2":
+        value = math.sqrt(value)
+        error /= 2 * value
+    return value, error, 25 * cubes**2 / squares**3 > 1
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize(("sigma", "expected"), [(0.2, False), (3, True)])
+def test_error_and_sign_equal_numpy_and_add_up(norm, sigma, expected):
+    rng = np.random.default_rng(0)
+    befores = rng.normal(size=(2, 10_000))
+    parts = [
+        (before, before + scale * rng.lognormal(0, sigma, 10_000))
+        for before, scale in zip(befores, (1, 2), strict=True)
+    ]
+    sums = 0
+    for seed, (before, after) in enumerate(parts):
+        sample = Sample(10_000, 1000, seed)
+        chosen = sample.indices(CPU).numpy()
+        sums = sums + sample.sums(torch.from_numpy(before[chosen]), torch.from_numpy(after[chosen]), norm)
+    value, error, sign = numpy_estimate(parts, norm)
+    assert change_ratio(sums[:3], norm).item() == pytest.approx(value, rel=1e-9)
+    assert standard_error(sums, norm).item() == pytest.approx(error, rel=1e-9)
+    assert unreliable(sums).item() == sign == expected
+
+
+@pytest.mark.parametrize(("norm", "error"), [("l1", 3 / 1000 / 2), ("l2", math.sqrt(3 / 1000) / 2)])
+def test_nothing_seen_is_not_exact(norm, error):
+    torch.manual_seed(0)
+    before = torch.randn(100_000)
+    assert sampled(before, before, norm, size=1000) == (0.0, pytest.approx(error), False)
+    # Relative to nothing there is no bound; of what is not sampled there is nothing unseen.
+    assert sampled(before * 0, before * 0, norm, size=1000) == (0.0, math.inf, False)
+    assert sampled(before, before, norm, size=100_000) == (0.0, 0.0, False)
+    assert sampled(before, before * 2, norm, size=100_000) == (1.0, 0.0, False)
+    value, error, sign = sampled(before * 0, before, norm, size=1000)
+    assert value == math.inf
+    assert math.isnan(error)
+    assert not sign
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("moved", [60, 40, 5, 1])
+def test_the_bound_for_nothing_seen_holds(norm, moved):
+    """Of 20,000 elements so many move by as much as they are large; 1,000 are sampled, so 3/n are 60."""
+    rng, unseen, outside = np.random.default_rng(moved), 0, 0
+    before = torch.from_numpy(rng.choice([-1.0, 1.0], 20_000))
+    truth = (moved / 20_000) ** (1 if norm == "l1" else 0.5)
+    for seed in range(200):
+        after = before.clone()
+        after[rng.choice(20_000, moved, replace=False)] *= 2
+        value, error, _ = sampled(before, after, norm, size=1000, seed=seed)
+        covered = abs(value - truth) <= 2 * error * (1 + 1e-12)
+        unseen, outside = unseen + (value == 0), outside + (not covered)
+        assert covered or value > 0
+    # Each of the moved elements is left out by 19 samples of 20.
+    expected = 200 * 0.95**moved
+    assert abs(unseen - expected) < 4 * math.sqrt(expected)
+    assert outside <= 0.05 * 200
+
+
+def test_one_hot_row_is_covered_and_said_to_be_unreliable():
+    rng = np.random.default_rng(0)
+    inside, signs = [], []
+    for _ in range(40):
+        before = torch.from_numpy(rng.normal(size=250 * 400))
+        change = np.zeros((250, 400))
+        change[rng.integers(250)] = rng.normal(size=400)
+        after = before + torch.from_numpy(change).flatten()
+        truth = numpy_rwc([before], [after], "l1")
+        for seed in rng.integers(2**31, size=8).tolist():
+            value, error, sign = sampled(before, after, "l1", size=1024, seed=seed)
+            inside.append(abs(value - truth) <= 2 * error)
+            signs.append(sign)
+    assert np.mean(inside) > 0.9
+    assert np.mean(signs) > 0.98
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_heavy_tails_are_unreliable_and_gaussian_changes_are_not(norm):
+    rng = np.random.default_rng(0)
+    before = torch.from_numpy(rng.normal(size=100_000))
+    for change, expected in ((rng.lognormal(0, 3, 100_000), True), (rng.normal(size=100_000), False)):
+        after = before + torch.from_numpy(change)
+        signs = [sampled(before, after, norm, seed=seed)[2] for seed in range(50)]
+        assert np.mean(signs) == pytest.approx(float(expected), abs=0.02)
+
+
+@pytest.mark.parametrize(("moved", "expected"), [(24, True), (26, False)])
+def test_the_rule_asks_for_25_moved_elements(moved, expected):
+    before = torch.ones(100_000)
+    after = before.clone()
+    after[Sample(len(before), 20_000, 0).indices(CPU)[:moved]] = 1.5
+    assert sampled(before, after, "l1", size=20_000)[2] is expected
+
+
 @pytest.mark.parametrize("norm", NORMS)
 def test_a_sampled_metric(norm):
     start, model = trained()
@@ -117,7 +244,49 @@ def test_a_sampled_metric(norm):
     assert metric.total.item() == pytest.approx(whole, rel=0.02)
     metric.update(model)
     assert {value.item() for value in metric.compute().values()} == {0.0}
-    assert {error.item() for error in metric.standard_errors.values()} == {0.0}
+    # Nothing moved: certain where every element was looked at.
+    unseen = 3 / 65536 if norm == "l1" else math.sqrt(3 / 65536)
+    assert [error.item() for error in metric.standard_errors.values()] == [0.0, pytest.approx(unseen / 2), 0.0]
+    names, changes = metric.latest()
+    assert names == ["0", "2", "4"]
+    assert changes[2].tolist() == [0.0, 0.0, 0.0, 0.0]
+
+
+def test_the_sign_comes_with_the_values():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(300, 400), nn.Linear(400, 300), nn.Linear(300, 2))
+    metric = RelativeWeightChange(model, max_elements=4096)
+    with torch.no_grad():
+        model[0].weight.add_(torch.randn(400, 300))
+        model[1].weight.add_(torch.randn(300, 400).mul(3).exp())
+        model[2].weight.add_(torch.randn(2, 300).mul(3).exp())
+    metric.update(model)
+    # What is not sampled is exact, whatever its tails; the sums of the whole model are mostly those of layer 1.
+    assert metric.latest()[1][2].tolist() == [0, 1, 0, 1]
+
+
+class Sparse(Net):
+    """An embedding of which few rows are used, and a layer that learns as a whole."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.wide = nn.Embedding(4000, 16), nn.Linear(64, 256)
+
+    def loss(self, batch):
+        rows = self.words(torch.arange(0, 4000, 1000))
+        return self.wide(batch[0].flatten(1)).square().mean() + rows.square().sum()
+
+
+def test_a_run_warns_once_of_layers_that_a_sample_does_not_suit(tmp_path):
+    callback = RWCCallback(max_elements=8192, layers=["words", "wide"], heatmap=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(callback, tmp_path=tmp_path).fit(Sparse(), images())
+    said = [str(w.message) for w in caught if "max_elements" in str(w.message)]
+    assert len(said) == 1
+    assert (
+        "At step 5, a few of the elements that `max_elements` samples carry most of the change of 'words'." in said[0]
+    )
 
 
 def test_the_snapshot_is_as_small_as_the_sample():

@@ -223,3 +223,8 @@ def test_clusters_are_saved(tmp_path):
         save_clusters([paths[0], paths[0]], tmp_path / "twice")
     save_clusters(paths[0], tmp_path / "single")
     assert pd.read_csv(tmp_path / "single" / "clusters.csv")["layer"].tolist() == [f"conv{i}" for i in range(6)]
+    with pytest.raises(
+        ValueError, match=r"`patterns` .* has 'fc', which no layer's name matches. The layers are 'conv0',"
+    ):
+        save_clusters(paths[0], tmp_path / "kinds", patterns={"conv": "early", "fc": "late"})
+    assert not (tmp_path / "kinds").exists()

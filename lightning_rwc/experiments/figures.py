@@ -53,13 +53,13 @@ def layer_curves(results: Results, norm: Norm) -> Figure:
 
 
 def depth_profile(results: Results) -> Figure:
-    """Each layer's mean relative weight change over epochs, from input to output; a panel for each norm."""
+    """Each layer's mean relative weight change over epochs, in definition order; a panel for each norm."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     panels = figure.subplots(1, len(NORMS))
     for axes, norm in zip(panels, NORMS, strict=True):
         means = results.curves[norm].mean(axis=1)
         _band(axes, np.arange(means.shape[1]), means, _CMAP(0.3), "mean over epochs")
-        _finish(axes, norm, "layer, from input to output")
+        _finish(axes, norm, "layer, in definition order")
         if len(results.layers) <= 25:
             axes.set_xticks(range(len(results.layers)), results.layers, rotation=90, fontsize=7)
     panels[0].set_ylabel("relative weight change (log scale)")

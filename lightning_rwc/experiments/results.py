@@ -65,7 +65,7 @@ class Results:
     Attributes:
         settings: of model, data and training.
         runs: for each seed what it ended with: ``seed``, ``test_top1``, ``test_top5``, …
-        layers: names of the layers, in depth order.
+        layers: names of the layers, in definition order.
         curves: for each norm an array of shape ``(seeds, epochs, layers)``.
 
     """
@@ -100,7 +100,7 @@ class Results:
         return np.asarray(self.curves[norm][:, :, chosen].mean(axis=(1, 2)))
 
     def correlations(self, norm: Norm) -> Array:
-        """Spearman's ρ between depth and a layer's median relative weight change, of each seed."""
+        """Spearman's ρ between a layer's place and its median relative weight change, of each seed."""
         return np.array([depth_correlation(medians.tolist()) for medians in np.median(self.curves[norm], axis=1)])
 
 

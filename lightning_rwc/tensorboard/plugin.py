@@ -13,7 +13,8 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 from tensorboard.plugins.scalar import metadata
 from werkzeug import wrappers
 
-from lightning_rwc.tensorboard.series import as_table, find_layers
+from lightning_rwc.tags import Tags
+from lightning_rwc.tensorboard.series import as_table, find_epochs, find_layers, written_by_callback
 
 _POINTS = 1000
 # Nothing but these is served: no path is ever made of what a request says.
@@ -74,30 +75,38 @@ class RWCPlugin(TBPlugin):
 
     def runs(self, request: wrappers.Request) -> dict[str, dict[str, dict[str, Any]]]:
         """Run to prefix to ``layers`` and ``newest``, the largest step; what has no measure is left out."""
-        ctx, experiment = plugin_util.context(request.environ), plugin_util.experiment_id(request.environ)
-        series = self._provider.list_scalars(ctx, experiment_id=experiment, plugin_name=metadata.PLUGIN_NAME)
         found: dict[str, dict[str, dict[str, Any]]] = {}
-        for run, tags in series.items():
-            for prefix, layers in find_layers(tags).items():
-                newest = max(tags[f"{prefix}/{layer}"].max_step for layer in layers)
+        for run, scalars in self._scalars(request).items():
+            for prefix, layers in find_layers(scalars).items():
+                tags = Tags(prefix)
+                # The total comes after its layers: once it is there, they are.
+                last = [tags.total] if tags.total in scalars else map(tags.layer, layers)
+                newest = max(scalars[tag].max_step for tag in last)
                 found.setdefault(run, {})[prefix] = {"layers": layers, "newest": newest}
         return found
 
     def table(self, request: wrappers.Request) -> dict[str, Any]:
         """The table of the ``run`` and ``prefix`` that the request names."""
-        run, prefix = _argument(request, "run"), _argument(request, "prefix")
-        layers = self.runs(request).get(run, {}).get(prefix, {}).get("layers")
+        run, tags = _argument(request, "run"), Tags(_argument(request, "prefix"))
+        scalars = self._scalars(request).get(run, {})
+        layers = find_layers(scalars).get(tags.prefix)
         if layers is None:
             raise errors.NotFoundError("There is no such run, or no such measure in it.")
-        tags = {f"{prefix}/{layer}": layer for layer in layers}
+        epoch = find_epochs(scalars, tags.prefix)
+        wanted = [*map(tags.layer, layers), tags.total, *([epoch] if epoch else [])]
         found = self._provider.read_scalars(
             plugin_util.context(request.environ),
             experiment_id=plugin_util.experiment_id(request.environ),
             plugin_name=metadata.PLUGIN_NAME,
             downsample=_POINTS,
-            run_tag_filter=RunTagFilter(runs=[run], tags=[*tags, "epoch"]),
+            run_tag_filter=RunTagFilter(runs=[run], tags=wanted),
         ).get(run, {})
-        return as_table({layer: found[tag] for tag, layer in tags.items() if tag in found}, found.get("epoch", []))
+        curves = {layer: found[tags.layer(layer)] for layer in layers if tags.layer(layer) in found}
+        return as_table(written_by_callback(curves, found.get(tags.total, [])), found.get(epoch, []))
+
+    def _scalars(self, request: wrappers.Request) -> Mapping[str, Mapping[str, Any]]:
+        ctx, experiment = plugin_util.context(request.environ), plugin_util.experiment_id(request.environ)
+        return self._provider.list_scalars(ctx, experiment_id=experiment, plugin_name=metadata.PLUGIN_NAME)
 
 
 def _argument(request: wrappers.Request, name: str) -> str:

@@ -2,6 +2,7 @@
 """Which of a run's scalars are curves of layers, and how they form a table."""
 
 import math
+import re
 from base64 import b64encode
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lightning_rwc.natural import natural_key
+from lightning_rwc.tags import Tags
 
 _TOTAL = "_summary/total"
 
@@ -25,8 +27,8 @@ class Datum(Protocol):
 def find_layers(tags: Iterable[str]) -> dict[str, list[str]]:
     """The layers of each measure in a log, by what its tags start with.
 
-    Where ``{prefix}_summary/total`` is, the tags under ``{prefix}/`` are relative weight changes. What else starts all
-    its tags alike and has layers of these names is another measure. Names are in natural order.
+    Where ``{prefix}_summary/total`` is, the tags under ``{prefix}/`` are relative weight changes. What else starts tags
+    of layers of these names, and no others, or of most layers, is another measure. Names are in natural order.
 
     Example:
         >>> find_layers(["rwc_summary/total", "rwc/conv", "rwc/fc", "strength/conv", "loss/train", "epoch"])
@@ -34,28 +36,73 @@ def find_layers(tags: Iterable[str]) -> dict[str, list[str]]:
 
     """
     tags = set(tags)
-    found: dict[str, list[str]] = {}
+    found: dict[str, set[str]] = {}
+    own: set[str] = set()
+    layer_behind: dict[str, str] = {}
     for prefix in sorted(tag.removesuffix(_TOTAL) for tag in tags if tag.endswith(_TOTAL)):
-        if layers := [tag[len(prefix) + 1 :] for tag in tags if tag.startswith(f"{prefix}/")]:
-            found[prefix] = layers
-    known = {layer for layers in found.values() for layer in layers}
-    others: dict[str, list[str]] = defaultdict(list)
-    strangers = set()
+        mine = Tags(prefix)
+        if layers := {tag: layer for tag in tags if (layer := mine.layer_of(tag)) is not None}:
+            found[prefix] = set(layers.values())
+            own.update(mine.roots)
+            layer_behind |= {tag[len(prefix) :]: layer for tag, layer in layers.items()}
+    others: dict[str, set[str]] = defaultdict(set)
+    strangers: set[str] = set()
     for tag in tags:
-        prefix, _, layer = tag.partition("/")
-        if layer in known and prefix not in found:
-            others[prefix].append(layer)
-        else:
-            strangers.add(prefix)
-    found |= {prefix: others[prefix] for prefix in sorted(others) if prefix not in strangers}
+        roots = [tag[: slash.start()] for slash in re.finditer("/", tag)]
+        if own.isdisjoint(roots):
+            root = next((root for root in roots if tag[len(root) :] in layer_behind), None)
+            if root is None:
+                strangers.update(roots)
+            else:
+                others[root].add(layer_behind[tag[len(root) :]])
+    for root in sorted(others):
+        most = any(len(layers & others[root]) > max(len(layers) / 2, 1) for layers in found.values())
+        if most or root not in strangers:
+            found[root] = others[root]
     return {prefix: sorted(layers, key=natural_key) for prefix, layers in found.items()}
+
+
+def written_by_callback(curves: Mapping[str, Sequence[Datum]], total: Sequence[Datum]) -> dict[str, Sequence[Datum]]:
+    """Those of ``curves`` that are layers' own, and not somebody else's under the same prefix.
+
+    A measurement writes its layers and then their total. What a module logs has more points, points at other steps, or
+    points that are written after the total. Other steps alone prove nothing: TensorBoard keeps a sample of long curves.
+
+    Args:
+        curves: the points of each candidate.
+        total: the points of the total of the same run and prefix; where it has none, all are taken.
+
+    """
+    written = {datum.step: datum.wall_time for datum in total}
+    if not written:
+        return dict(curves)
+    newest = max(written)  # while a log grows, layers may be read before their total
+    kept = {}
+    for name, points in curves.items():
+        known = [datum for datum in points if datum.step <= newest]
+        if len(known) <= len(total) and any(d.wall_time <= written.get(d.step, -math.inf) for d in known):
+            kept[name] = points
+    return kept
+
+
+def find_epochs(tags: Iterable[str], prefix: str) -> str | None:
+    """The tag of Lightning's scalar ``epoch``, before which a logger's own prefix stands as before ``prefix``.
+
+    Example:
+        >>> find_epochs(["my-rwc/fc", "my-epoch", "your-epoch"], "my-rwc")
+        'my-epoch'
+
+    """
+    heads = [tag.removesuffix("epoch") for tag in tags if re.search("(^|-)epoch$", tag)]
+    mine = [head for head in heads if prefix.startswith(head)]
+    return f"{max(mine, key=len)}epoch" if mine else None
 
 
 def as_table(curves: Mapping[str, Sequence[Datum]], epochs: Sequence[Datum]) -> dict[str, Any]:
     """Curves as what the tab reads: JSON, with the values as base64.
 
-    Layers come in the order in which they were logged, which is their depth: scalars of one step have the wall times of
-    their writing. Logs do not keep the order otherwise.
+    Layers come in the order in which they were logged, which is definition order: scalars of one step have the wall
+    times of their writing. Logs do not keep the order otherwise.
 
     Args:
         curves: the points of each layer.

@@ -17,6 +17,7 @@ import typer
 
 from tests.benchmarks.cuda import cuda
 from tests.benchmarks.measure import dtypes, growth, measure
+from tests.benchmarks.sampling import sampling
 from tests.benchmarks.tab import tab
 from tests.benchmarks.timing import machine
 from tests.benchmarks.training import logs, training
@@ -25,6 +26,7 @@ SECTIONS = {
     "measure": measure,
     "dtypes": dtypes,
     "growth": growth,
+    "sampling": sampling,
     "training": training,
     "logging": logs,
     "tab": tab,
@@ -48,6 +50,11 @@ GOALS = {
     "dtypes/equal bytes/*float16/times float32": ("<=", 1.5),
     "growth/layers/10,000/times first": ("<=", 1.3),
     "growth/history/last 100/times first": ("<=", 1.3),
+    "sampling/*/Gaussian/covered %": (">=", 93),
+    "sampling/*/Gaussian/warned %": ("<=", 1),
+    "sampling/*/log-normal, σ = 3/warned %": (">=", 99),
+    "sampling/*/one hot row/warned %": (">=", 99),
+    "sampling/*/few, 0.1 in the sample/covered %": (">=", 95),
     "training/epochs of 10,000 images/later epochs, mean/share %": ("<=", 0.5),
     "training/step/*/share %": ("<=", 3),
     "logging/scalars/ours/ms": ("<=", 20),

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.plugins.base_plugin import TBContext, TBLoader
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
@@ -21,7 +22,7 @@ from lightning_rwc import RWCCallback
 from lightning_rwc.tensorboard import plugin as module
 from lightning_rwc.tensorboard.loader import RWCLoader
 from lightning_rwc.tensorboard.plugin import RWCPlugin
-from tests.helpers import LAYERS, images, net, trainer
+from tests.helpers import LAYERS, Net, images, net, trainer
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "🙂"]
 
@@ -64,6 +65,40 @@ def test_table_of_a_real_run(tmp_path):
         assert (content["steps"], content["epochs"]) == (history.steps, history.epochs)
         np.testing.assert_allclose(values, history.values.T, rtol=1e-6)
     assert callbacks[0].history.layers == LAYERS != sorted(LAYERS)
+
+
+class Awkward(Net):
+    """Layers are named like pictures, and metrics begin as theirs do."""
+
+    def __init__(self):
+        super().__init__()
+        self.heatmap, self.curves = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    def loss(self, batch):
+        hidden = self.block["conv2"](self.block["bn"](self.conv1(batch[0])).relu()).relu()
+        return self.curves(self.heatmap(self.fc(hidden.flatten(1)))).square().mean()
+
+    def training_step(self, batch, batch_idx):
+        self.log("rwc/own", 1.0, on_step=True, on_epoch=True)
+        self.log("strength/own", 1.0, on_step=False, on_epoch=True)
+        return super().training_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("prefix", "before"), [("", ""), ("my/run", "my/run-")])
+def test_awkward_names_of_layers_metrics_and_loggers(prefix, before, tmp_path):
+    callback = RWCCallback(measures=("rwc", "strength"))
+    logger = TensorBoardLogger(tmp_path, name="", version="run", prefix=prefix)
+    trainer(callback, tmp_path=tmp_path, logger=logger).fit(net(Awkward), images())
+    routes = clients(tmp_path)
+    newest = {one["prefix"]: one["newest"] for one in json.loads(routes["/runs"].get("/").data)["series"]}
+    assert newest == dict.fromkeys((f"{before}rwc", f"{before}strength"), callback.history.steps[-1])
+    for name, history in callback.histories.items():
+        answer = routes["/table"].get("/", query_string={"run": "run", "prefix": f"{before}{name}"})
+        assert answer.status_code == 200
+        content, values = table(answer)
+        assert content["layers"] == history.layers == [*LAYERS, "heatmap", "curves"]
+        assert (content["steps"], content["epochs"]) == (history.steps, history.epochs)
+        np.testing.assert_allclose(values, history.values.T, rtol=1e-6)
 
 
 def test_hostile_names_are_data(tmp_path):

@@ -6,7 +6,7 @@ from collections import namedtuple
 import numpy as np
 import pytest
 
-from lightning_rwc.tensorboard.series import as_table, find_layers
+from lightning_rwc.tensorboard.series import as_table, find_epochs, find_layers, written_by_callback
 
 Datum = namedtuple("Datum", "step wall_time value")
 
@@ -29,6 +29,20 @@ def values(table):
             ["rwc_summary/total", "rwc/fc", "rwc/a", "strength/fc", "val/fc", "val/acc"],
             {"rwc": ["a", "fc"], "strength": ["fc"]},
         ),
+        (
+            ["rwc_summary/total", "rwc/fc", "rwc/heatmap_", "rwc/heatmap", "rwc/curves__"],
+            {"rwc": ["curves_", "fc", "heatmap"]},
+        ),
+        (["rwc_summary/total", "rwc/heatmap_", "strength/heatmap_"], {"rwc": ["heatmap"], "strength": ["heatmap"]}),
+        (
+            ["x/y-rwc_summary/total", "x/y-rwc/fc", "x/y-my/measure/fc", "x/y-loss/fc", "x/y-loss/all"],
+            {"x/y-rwc": ["fc"], "x/y-my/measure": ["fc"]},
+        ),
+        (  # somebody logs under the name of a measure
+            ["rwc_summary/total", "rwc/a", "rwc/b", "strength/a", "strength/b", "strength/own", "val/a", "val/own"],
+            {"rwc": ["a", "b"], "strength": ["a", "b"]},
+        ),
+        (["rwc_summary/total", "rwc_summary/depth_correlation", "rwc/total"], {"rwc": ["total"]}),
     ],
 )
 def test_measures_are_found_by_their_tags(tags, expected):
@@ -39,6 +53,33 @@ def test_names_of_any_length_and_content():
     layers = ["9" * 5000, "<img src=x onerror=alert(1)>", "../..", "x" * 10_000, "a\u202eb\x00", ""]
     tags = ["rwc_summary/total", *(f"rwc/{layer}" for layer in layers)]
     assert set(find_layers(tags)["rwc"]) == set(layers)
+
+
+def test_only_what_was_written_with_the_total_is_a_layer():
+    total = [Datum(9, 1.5, 1.0), Datum(19, 2.5, 1.0), Datum(29, 3.5, 1.0)]
+    layers = {
+        "always": [Datum(9, 1.1, 1.0), Datum(19, 2.1, 1.0), Datum(29, 3.1, 1.0)],
+        "at once": [Datum(9, 1.5, 1.0)],
+        "added": [Datum(29, 3.2, 1.0)],
+        "ahead": [Datum(9, 1.3, 1.0), Datum(19, 2.3, 1.0), Datum(29, 3.3, 1.0), Datum(39, 4.3, 1.0)],
+        "removed": [Datum(9, 1.2, 1.0)],
+    }
+    others = {
+        "every step": [Datum(step, 0.1 * step, 1.0) for step in range(30)],
+        "other steps": [Datum(step, 0.1 * step, 1.0) for step in (7, 14, 21)],
+        "epoch end": [Datum(9, 1.6, 1.0), Datum(19, 2.6, 1.0), Datum(29, 3.6, 1.0)],
+        "empty": [],
+    }
+    assert written_by_callback(layers | others, total) == layers
+    assert written_by_callback(layers | others, []) == layers | others
+
+
+def test_the_epoch_is_that_of_the_same_logger():
+    tags = ["epoch", "my-epoch", "rwc/epoch", "my/epoch", "last_epoch"]
+    assert find_epochs(tags, "rwc") == "epoch"
+    assert find_epochs(tags, "my-rwc") == "my-epoch"
+    assert find_epochs(tags, "your-rwc") == "epoch"
+    assert find_epochs(tags[1:], "my/rwc") is None
 
 
 def test_layers_come_in_the_order_of_writing():

@@ -44,6 +44,7 @@ def write(folder, layers, values, first=0):
             for layer, value in zip(layers, row, strict=True):
                 writer.add_scalar(f"rwc/{layer}", value, 10 * column + 9)
             writer.add_scalar("rwc_summary/total", 1.0, 10 * column + 9)
+            writer.add_scalar("rwc/own", 1.0, 10 * column + 9)  # a metric of the user's
             writer.add_scalar("epoch", column, 10 * column + 9)
 
 
@@ -375,6 +376,14 @@ def test_hostile_names_are_shown_and_nothing_else(tab):
     assert hostile.frame.locator("img, i, script[src]").count() == 0
     assert hostile.frame.evaluate("window.hacked") is None
     assert hostile.page.evaluate("window.hacked") is None
+
+
+def test_what_has_not_grown_is_not_fetched_again(tab):
+    main = tab(run="main")
+    main.wait("performance.getEntriesByType('resource').filter((e) => e.name.includes('/runs')).length > 1")
+    main.settled()
+    names = main.frame.evaluate("performance.getEntriesByType('resource').map((e) => e.name)")
+    assert sum("/table" in name for name in names) == 1
 
 
 def test_large_log_is_drawn_soon_and_answers_at_once(tab):

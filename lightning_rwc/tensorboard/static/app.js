@@ -49,7 +49,7 @@ export class App {
     choice('run', 'run', []);
     choice('other', 'compare with', []);
     choice('prefix', 'measure', []);
-    choice('sort', 'rows', [['depth', 'by depth'], ['value', 'by last value'], ['name', 'by name']]);
+    choice('sort', 'rows', [['depth', 'as defined'], ['value', 'by last value'], ['name', 'by name']]);
     const text = add('filter', 'layers (regular expression)', document.createElement('input'));
     text.type = 'search';
     text.value = this.state.filter;
@@ -149,8 +149,8 @@ export class App {
       if (!series) continue;
       const key = JSON.stringify([run, state.prefix]);
       const known = this.tables[key];
-      const fresh = known && known.newest === series.newest && known.table.layers.length === series.layers;
-      wanted[key] = fresh ? known : {newest: series.newest, table: await fetchTable(run, state.prefix)};
+      const fresh = known && known.newest === series.newest && known.layers === series.layers;
+      wanted[key] = fresh ? known : {...series, table: await fetchTable(run, state.prefix)};
     }
     const before = this.tables;
     this.tables = wanted;
