@@ -151,6 +151,7 @@ class RWCCallback(Callback):
         self._saved_keys: list[str] = []
         self._resuming = False
         self._told_failure = False
+        self._initial: dict[str, Any] | None = None
 
     @property
     def histories(self) -> dict[str, RWCHistory]:
@@ -171,7 +172,7 @@ class RWCCallback(Callback):
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         # `trainer.validate(ckpt_path=...)` loads too; what it loads is nothing to the history of a fit.
-        self._resuming = trainer.state.fn == TrainerFn.FITTING
+        self._loaded, self._resuming = None, trainer.state.fn == TrainerFn.FITTING
         self._saved_keys = [key for key in map(str, checkpoint["callbacks"]) if key.startswith("RWCCallback[")]
 
     @override
@@ -198,11 +199,16 @@ class RWCCallback(Callback):
             # A checkpoint from before the first step, as a search for the learning rate makes, has no history to keep.
             self._loaded, self._resuming = None, False
             self._start(trainer, pl_module)
+            self._keep_initial(trainer)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         self._resume_if_loaded(trainer, pl_module)
         self._cadence.batch_started(trainer.current_epoch)
+
+    @override
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        self._resume_if_loaded(trainer, pl_module)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -258,9 +264,11 @@ class RWCCallback(Callback):
         moved = self.relative_to == "initial" or self._cadence.measured_step != trainer.global_step
         if self._metric is None or not moved or self._loaded is not None:
             return
-        # None where other ranks hold parts of the snapshot and may not be there to send them.
-        snapshot = None
-        if not self._metric.spans_ranks or ranks_are_together(trainer):
+        # Without `_initial` it is None: other ranks hold parts of the snapshot, and may not be there to send them.
+        snapshot = self._initial
+        if not self._metric.spans_ranks:
+            snapshot = self._metric.get_extra_state()
+        elif ranks_are_together(trainer):
             settle_reductions(trainer)
             snapshot = self._metric.get_extra_state()
         checkpoint["callbacks"][self.state_key]["metric"] = snapshot
@@ -272,7 +280,7 @@ class RWCCallback(Callback):
         self._cadence.start(trainer.global_step)
         self._module_id = id(pl_module)
         self._told_failure = False
-        self._metric = None
+        self._metric = self._initial = None
         selection = LayerSelection(self.layers, self.group_by)
         settle_reductions(trainer)
         require_layers(trainer, pl_module, selection)
@@ -300,6 +308,12 @@ class RWCCallback(Callback):
             self._metric = None
         if self._metric is not None:
             hint_if_nothing_learns(self._metric.tracked(pl_module), pl_module)
+
+    def _keep_initial(self, trainer: Trainer) -> None:
+        # For checkpoints that are made where ranks may have parted. Only rank 0 stores what it has.
+        if self._metric is not None and self._metric.spans_ranks and self.relative_to == "initial":
+            state = self._metric.get_extra_state()
+            self._initial = state if trainer.is_global_zero else None
 
     def _resume_if_loaded(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # A callback may load a checkpoint inside a fit, as a search for the learning rate does to put back the weights.
@@ -329,6 +343,7 @@ class RWCCallback(Callback):
             )
         elif "metric" in state:
             self._metric.set_extra_state(state["metric"])
+        self._keep_initial(trainer)
         if not self._cadence.resumed(trainer.current_epoch, trainer.global_step, logged_step(trainer)):
             return
         if lost:
@@ -378,6 +393,8 @@ class RWCCallback(Callback):
                 # Not held: the wait for a rank that has died must be able to end.
                 row, total = self._fill_row(metric)
         except Exception as error:
+            if not self.history.layers:
+                self.history.amend(dict.fromkeys(metric.layers, math.nan))  # so that monitors find their keys
             if not self._told_failure:
                 self._told_failure = True
                 warn(
@@ -401,6 +418,8 @@ class RWCCallback(Callback):
         layers, changes = metric.latest()
         (*values, total), (*errors, _), (*doubts, _) = changes.tolist()  # the one copy to the host
         row = dict(zip(layers, values, strict=True))
-        self.history.amend(row, dict(zip(layers, errors, strict=True)))
+        with signals_held():
+            self.history.amend(row, dict(zip(layers, errors, strict=True)))
+        self._report.non_finite(row, self.history, metric.spans_ranks)
         self._report.unreliable([layer for layer, doubt in zip(layers, doubts, strict=True) if doubt], self.history)
         return row, total

@@ -105,7 +105,8 @@ class RWCHistory:
         self._errors.append(np.zeros(len(self.layers)))
         self.epochs.append(epoch)
         self.steps.append(step)
-        self.amend(values, standard_errors)
+        if values:
+            self.amend(values, standard_errors)
 
     def amend(self, values: Mapping[str, float], standard_errors: Mapping[str, float] | None = None) -> None:
         """Put other values into the last measurement.

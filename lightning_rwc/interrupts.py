@@ -29,16 +29,17 @@ def signals_held() -> Iterator[None]:
 
     def hold(number: int, frame: FrameType | None) -> None:
         if number == signal.SIGINT and any(earlier == number for earlier, _ in held):
-            held.clear()
+            held[:] = [one for one in held if one[0] != number]
             handlers[number](number, frame)
         held.append((number, frame))
 
-    for number in handlers:
-        signal.signal(number, hold)
     try:
+        for number in handlers:
+            signal.signal(number, hold)
         yield
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for number, frame in held:
+        # Ctrl-C last: it raises.
+        for number, frame in sorted(held, key=lambda one: one[0] == signal.SIGINT):
             handlers[number](number, frame)

@@ -277,7 +277,7 @@ class MeasureTables:
                     values = measure(layers)
                     tensors = [*values.values()]
                     numbers = torch.stack([tensor.to(tensors[0].device) for tensor in tensors]) if tensors else tensors
-                    row |= dict(zip(values, torch.as_tensor(numbers).tolist(), strict=True))
+                    row |= dict(zip(values, map(float, torch.as_tensor(numbers).tolist()), strict=True))
             except Exception as error:
                 if measure.name not in self._failed:
                     self._failed.add(measure.name)

@@ -145,6 +145,7 @@ class RelativeWeightChange(Metric):
         self._tell_unmeasurable()
         self._error: Exception | None = None
         self._agreed = True
+        self._astray = False
         self._seen: list[Parameter | None] = []
         self._found: Layers = {}
         self._elements: dict[str, int] = {}
@@ -182,19 +183,19 @@ class RelativeWeightChange(Metric):
         try:
             found = self.tracked(module)
             self.layers = merged_order([*found], self.layers)
-            self.sums, self._elements = self._snapshot.sums(
-                found, self.layers, self.norm, advance=self.relative_to == "previous"
-            )
+            if self._astray:
+                raise RuntimeError("after the last failure, the snapshot could not be taken anew until now")
+            # Whoever stops on the way does not know how far the snapshot has been moved.
+            self._astray = self.relative_to == "previous"
+            self.sums, self._elements = self._snapshot.sums(found, self.layers, self.norm, advance=self._astray)
+            self._astray = False
         except Exception as error:
             self._error = error
-            # Nobody knows how far the snapshot has been moved, so the next measurement starts from here.
-            if self.relative_to == "previous":
-                self._snapshot.retake(self._found)
+            self._return_from_astray()
             device = next(local(parameter).device for parameter in module.parameters())
             shape = len(self.sums), len(self.layers)
             self.sums = torch.full(shape, math.nan, dtype=sums_dtype(device), device=device)
             self._elements = dict.fromkeys(self.layers, 0)
-        self._tell_unmeasurable()
 
     def reduce(self) -> None:
         """The second half of :meth:`update`: add up the sums of all ranks, where they measure a part each.
@@ -206,9 +207,10 @@ class RelativeWeightChange(Metric):
         """
         if self.spans_ranks and not self._agreed:
             names = {layer: [*parameters] for layer, parameters in self._found.items()}
-            self._agreed = same_on_all_ranks(repr(self._error or names))
+            self._agreed = same_on_all_ranks(repr(self._error or (self.layers, names)))
         if self.spans_ranks and self._agreed:
             self.sums = add_over_ranks(self.sums)
+        self._tell_unmeasurable()
         if self._error is not None:
             raise self._error
         if self.spans_ranks and not self._agreed:
@@ -295,6 +297,15 @@ class RelativeWeightChange(Metric):
                 f"Samples of {', '.join(unfit)} were taken by another number of ranks, or of another `max_elements`, "
                 "than there is now: their next relative weight change is measured from the present weights."
             )
+
+    def _return_from_astray(self) -> None:
+        """Let the next measurement start from here, if that can be done."""
+        try:
+            if self._astray:
+                self._snapshot.retake(self._found)
+                self._astray = False
+        except Exception as error:
+            self._error = error
 
     def _tell_unmeasurable(self) -> None:
         reasons = {name: why for name, why in self._snapshot.unmeasurable.items() if name not in self._told}

@@ -57,7 +57,6 @@ class Report:
     ) -> None:
         """Tell of ``row``, the newest of ``history``, of the ``total`` of the whole model, and of ``measures``."""
         step = history.steps[-1]
-        self._warn_if_non_finite(row, step)
         scalars = {self._tags.layer(layer): value for layer, value in row.items()}
         scalars |= {self._tags.total: total, self._tags.depth_correlation: depth_correlation([*row.values()])}
         for measure, table in measures:
@@ -78,6 +77,25 @@ class Report:
             due = bool(self._heatmap) and fresh >= self._heatmap
         if due:
             self.pictures(trainer, history, measures)
+
+    def non_finite(self, row: dict[str, float], history: RWCHistory, ranks: bool) -> None:
+        """Warn, once a run, if a layer of ``row``, the newest of ``history``, is ``nan``.
+
+        Args:
+            row: layer name to value.
+            history: the table of all rows.
+            ranks: whether several ranks measured it, of which one may have failed.
+
+        """
+        layer = next((layer for layer, value in row.items() if math.isnan(value)), None)
+        if layer is not None and not self._told_non_finite:
+            self._told_non_finite = True
+            failed = ranks and all(map(math.isnan, row.values()))
+            rank_zero_warn(
+                f"Layer {layer!r} has a weight that is nan, infinite or too large to sum at step {history.steps[-1]}"
+                f"{', or another rank failed to measure it' if failed else ''}. Its relative weight change is nan "
+                "while that lasts; other layers stay right. This is said once a run."
+            )
 
     def unreliable(self, layers: Sequence[str], history: RWCHistory) -> None:
         """Warn, once a run, that the newest standard errors of ``layers`` mean little."""
@@ -128,12 +146,3 @@ class Report:
                 "more; its history is complete. Choose another `prefix=`, or rename the metric, to have both."
             )
         self._foreign.update(foreign)
-
-    def _warn_if_non_finite(self, row: dict[str, float], step: int) -> None:
-        layer = next((layer for layer, value in row.items() if math.isnan(value)), None)
-        if layer is not None and not self._told_non_finite:
-            self._told_non_finite = True
-            rank_zero_warn(
-                f"Layer {layer!r} has a weight that is nan, infinite or too large to sum at step {step}. Its relative "
-                "weight change is nan while that lasts; other layers stay right. This is said once a run."
-            )

@@ -74,7 +74,8 @@ class Snapshot:
             :meth:`~lightning_rwc.sampling.Sample.sums`; and the number of elements of each layer that was measured.
 
         """
-        places = [_place(parameter) for parameters in layers.values() for parameter in parameters.values()]
+        measurable = (item for parameters in layers.values() for item in parameters.items())
+        places = [_place(parameter) for name, parameter in measurable if name not in self.unmeasurable]
         if self._plan is None or self._plan.layers is not layers or self._plan.places != places:
             self._plan = self._new_plan(layers, places, order)
         plan = self._plan
@@ -207,6 +208,9 @@ class _Baseline:
     def _try(self, present: Tensor) -> None:
         # What cannot be computed with raises now, where it can be left out, and not in a measurement.
         if type(present) is not Tensor or present.dtype not in _ORDINARY:
+            # Also where this rank has none of its elements: ranks must come to the same result.
+            one = torch.empty(1, dtype=present.dtype, device=present.device)
+            change_sums(one, one)
             change_sums(self.values[:1].to(present.device), self.view(present)[:1])
 
     def retake(self, present: Tensor) -> None:

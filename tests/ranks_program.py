@@ -143,18 +143,27 @@ class Fails(Callback):
 
 def exception(strategy, folder):
     """Lightning writes the checkpoint, and then waits for the other rank: that is its own doing."""
-    fit(strategy, folder, [RWCCallback(), OnExceptionCheckpoint(folder), Fails()], enable_progress_bar=False)
+    saver = OnExceptionCheckpoint(folder)
+    fit(strategy, folder, [RWCCallback(), from_initial(), saver, Fails()], enable_progress_bar=False)
+
+
+def from_initial():
+    return RWCCallback(relative_to="initial", prefix="initial")
 
 
 def after_exception(strategy, folder):
-    callback = RWCCallback()
+    callback, initial, weights = RWCCallback(), from_initial(), Weights()
+    ours = [callback, initial, weights]
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer = fit(strategy, folder, [callback], ckpt=folder / "on_exception.ckpt", enable_progress_bar=False)
+        trainer = fit(strategy, folder, ours, ckpt=folder / "on_exception.ckpt", enable_progress_bar=False)
     told = [w for w in caught if "could not ask the others" in str(w.message)]
     assert len(told) == (1 if trainer.is_global_zero else 0)
     assert callback.history.epochs == [0, 1]
     assert (callback.history.values > 0).all()
+    # What is relative to the initial weights needs nothing of the other ranks.
+    change = numpy_rwc([Model(strategy).body.weight.detach()], [weights.states[-1]], "l1")
+    np.testing.assert_allclose(initial.history.values[-1, 0], change, rtol=1e-6)
 
 
 def by_rank(name, parameter):

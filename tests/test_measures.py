@@ -309,3 +309,19 @@ def test_two_callbacks_cannot_have_one_measure(tmp_path):
     pair = RWCCallback(measures=("rwc", "strength")), RWCCallback(prefix="l2", norm="l2", measures=("rwc", "strength"))
     with pytest.raises(ValueError, match="tags that start with 'strength'"):
         trainer(*pair, tmp_path=tmp_path).fit(net(), images())
+
+
+@pytest.mark.parametrize("odd", [torch.ones(1), torch.tensor(1j)])
+def test_a_measure_that_gives_no_numbers_is_nan(odd, tmp_path):
+    class Odd(Measure):
+        name, quantity = "odd", Quantity("odd")
+
+        def __call__(self, layers):
+            return dict.fromkeys(layers, odd)
+
+    callback = RWCCallback(measures=("rwc", Odd()))
+    with pytest.warns(UserWarning, match="measure 'odd' failed with TypeError") as caught:
+        trainer(callback, tmp_path=tmp_path).fit(net(), images())
+    assert len([w for w in caught if "odd" in str(w.message)]) == 1
+    assert np.isnan(callback.histories["odd"].values).all()
+    assert (callback.history.values > 0).all()

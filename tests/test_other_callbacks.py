@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback
-from tests.helpers import LAYERS, Net, Recorder, expected_table, images, net, trainer
+from tests.helpers import BATCHES, LAYERS, Net, Recorder, expected_table, images, net, trainer
 
 
 def measured(tmp_path, module, *others, loader=None, **kwargs):
@@ -158,6 +158,33 @@ def test_a_search_for_the_learning_rate_inside_a_fit(rwc_first, settings, tmp_pa
     newest = max((tmp_path / "saved").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
     saved = torch.load(newest, weights_only=True)["callbacks"][rwc.state_key]["history"]
     np.testing.assert_array_equal(saved["values"], rwc.history.values)
+
+
+class RollsBack(Callback):
+    """Loads the checkpoint of the first epoch's end at the start of a batch of the second, once."""
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.current_epoch == 0:
+            trainer.save_checkpoint(f"{trainer.default_root_dir}/first.ckpt")
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if trainer.global_step == BATCHES + 2 and not hasattr(self, "done"):
+            self.done = True
+            state = torch.load(f"{trainer.default_root_dir}/first.ckpt", weights_only=True)
+            pl_module.load_state_dict(state["state_dict"])
+            for callback in trainer.callbacks:
+                if isinstance(callback, RWCCallback):
+                    callback.on_load_checkpoint(trainer, pl_module, state)
+                    callback.load_state_dict(state["callbacks"][callback.state_key])
+
+
+def test_a_load_after_our_hook_of_the_batch(tmp_path):
+    """Rows by steps of three: the third spans from the weights that were loaded, not from those of one step later."""
+    rwc, recorder = RWCCallback(every_n_train_steps=3), Recorder()
+    run = trainer(rwc, RollsBack(), recorder, tmp_path=tmp_path, max_epochs=2)
+    run.fit(net(), images())
+    first, second, third, fourth = (recorder.batches[batch] for batch in (2, 5, 8, 11))
+    np.testing.assert_allclose(rwc.history.values, expected_table([recorder.start, first, second, third, fourth]), 1e-12)
 
 
 def test_a_search_before_a_second_fit_leaves_the_first_history_out(tmp_path):
