@@ -183,8 +183,8 @@ def test_a_load_after_our_hook_of_the_batch(tmp_path):
     rwc, recorder = RWCCallback(every_n_train_steps=3), Recorder()
     run = trainer(rwc, RollsBack(), recorder, tmp_path=tmp_path, max_epochs=2)
     run.fit(net(), images())
-    first, second, third, fourth = (recorder.batches[batch] for batch in (2, 5, 8, 11))
-    np.testing.assert_allclose(rwc.history.values, expected_table([recorder.start, first, second, third, fourth]), 1e-12)
+    states = [recorder.start, *(recorder.batches[batch] for batch in (2, 5, 8, 11))]
+    np.testing.assert_allclose(rwc.history.values, expected_table(states), rtol=1e-12)
 
 
 def test_a_search_before_a_second_fit_leaves_the_first_history_out(tmp_path):
