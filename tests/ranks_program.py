@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from threading import Timer
 
+import lightning
 import numpy as np
 import pytest
 import torch
@@ -72,6 +73,7 @@ class AsksOnRankZero(Callback):
             _ = trainer.callback_metrics, trainer.progress_bar_metrics, trainer.logged_metrics
 
 
+RICH_RESUMES = [int(part) for part in lightning.__version__.split(".")[:2]] >= [2, 6]
 READERS = {"tqdm": TQDMProgressBar, "rich": RichProgressBar, "callback": AsksOnRankZero}
 STRATEGIES = {
     "ddp": lambda: DDPStrategy(process_group_backend="gloo"),
@@ -116,7 +118,8 @@ class Check(Callback):
 def bars(strategy, folder, *names):
     """A reader of metrics before or after ours, both cadences; a checkpoint inside an epoch, and a resume from it.
 
-    There is no resume under ``ddp_spawn``, where each fit starts two processes anew.
+    There is no resume under ``ddp_spawn``, where each fit starts two processes anew, nor with rich's bar before
+    Lightning 2.6, which fails there by itself.
 
     """
     for name in names:
@@ -129,7 +132,7 @@ def bars(strategy, folder, *names):
         progress = {"enable_progress_bar": reader != "callback"}
         saver = ModelCheckpoint(folder / name, every_n_train_steps=2, save_top_k=-1, filename="{step}")
         fit(strategy, folder, [*order(), Check(), saver], **progress)
-        if strategy != "ddp_spawn":
+        if strategy != "ddp_spawn" and (reader != "rich" or RICH_RESUMES):
             fit(strategy, folder, [*order(), Check()], ckpt=folder / name / "step=6.ckpt", **progress)
 
 

@@ -435,7 +435,7 @@ def test_advice_for_distributed_checkpoints_works(recipe, tmp_path, monkeypatch,
         content = (
             {"app": {"model": state, "optim": optimizer}} if recipe else {"state_dict": state, "optimizer_0": optimizer}
         )
-        dcp.save(content, checkpoint_id=tmp_path / "a run" / f"epoch={number}.ckpt", no_dist=True)
+        dcp.save(content, checkpoint_id=tmp_path / "a run" / f"epoch={number}.ckpt")
     for number in range(2):
         place = tmp_path / "a run" / f"epoch={number}.ckpt"
         with pytest.raises(ValueError, match=r"epoch=\d\.ckpt is a distributed checkpoint") as refused:

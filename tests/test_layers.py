@@ -174,8 +174,9 @@ def test_a_row_is_named_after_its_module_only_if_it_is_its_weight_or_bias():
 @pytest.mark.parametrize("model", ["coat_lite_tiny", "edgenext_xx_small", "swinv2_tiny_window8_256", "test_nfnet"])
 def test_families_of_timm_whose_scales_have_many_dimensions(model):
     timm = pytest.importorskip("timm")
-    with torch.device("meta"):
-        net = timm.create_model(model)
+    if model not in timm.list_models():
+        pytest.skip("this timm does not have it yet")
+    net = timm.create_model(model)
     kernels = {
         f"{name}.weight"
         for name, module in net.named_modules()

@@ -148,7 +148,9 @@ def test_a_search_for_the_learning_rate_inside_a_fit(rwc_first, settings, tmp_pa
     run.fit(net(Tunable), images())
     if "every_n_train_steps" in settings:
         states = [recorder.start, *recorder.batches[3::4]]
-        assert rwc.history.steps == [3, 7, 11, 15, 19, 23]
+        # At the lowest supported version Lightning trains one batch fewer after each search.
+        assert len(recorder.batches) in (22, 24)
+        assert rwc.history.steps == [*range(3, len(recorder.batches), 4)]
     else:
         states = [recorder.start, *recorder.epochs]
         assert rwc.history.epochs == [0, 1, 2, 3]
