@@ -310,6 +310,25 @@ def test_a_checkpoint_of_slurm_inside_a_measurement_resumes(inside, tmp_path, mo
     assert_same(resumed, whole)
 
 
+def test_a_checkpoint_of_slurm_inside_a_step_resumes_beside_lightnings_own_steps(tmp_path, monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "job"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda *args, **kwargs: 0)
+    whole = fit(tmp_path / "whole", RWCCallback())
+
+    class Announce(Callback):
+        def on_before_backward(self, trainer, pl_module, loss):
+            if trainer.global_step == 8:
+                signal.raise_signal(signal.SIGUSR1)
+
+    fit(tmp_path, RWCCallback(), before=(Announce(),))
+    logger = TensorBoardLogger(tmp_path)
+    resumed = fit(tmp_path, RWCCallback(), ckpt=tmp_path / "hpc_ckpt_1.ckpt", logger=logger)
+    assert resumed.epochs == whole.epochs
+    np.testing.assert_array_equal(resumed.values, whole.values)
+    assert resumed.steps[1:] == [event.step for event in events(logger.log_dir).Scalars("loss_epoch")]
+
+
 def test_a_measurement_outside_the_main_thread(tmp_path):
     callback = RWCCallback()
     run = trainer(callback, tmp_path=tmp_path)
