@@ -284,12 +284,17 @@ def test_signals_held_back_and_a_second_ctrl_c():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-@pytest.mark.parametrize("inside", ["lightning_rwc.numba_sums._Job.run", "lightning_rwc.metric.change_ratio"])
-def test_a_checkpoint_of_slurm_inside_a_measurement_resumes(inside, tmp_path, monkeypatch):
-    """SLURM announces the end of a job by a signal, in whose handler Lightning saves."""
+@pytest.fixture
+def _slurm(monkeypatch):
+    """A job of SLURM, which announces its end by a signal, in whose handler Lightning saves."""
     for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "job"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda *args, **kwargs: 0)
+
+
+@pytest.mark.usefixtures("_slurm")
+@pytest.mark.parametrize("inside", ["lightning_rwc.numba_sums._Job.run", "lightning_rwc.metric.change_ratio"])
+def test_a_checkpoint_of_slurm_inside_a_measurement_resumes(inside, tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", RWCCallback())
     real, fired = resolve_name(inside), []
 
@@ -310,10 +315,8 @@ def test_a_checkpoint_of_slurm_inside_a_measurement_resumes(inside, tmp_path, mo
     assert_same(resumed, whole)
 
 
-def test_a_checkpoint_of_slurm_inside_a_step_resumes_beside_lightnings_own_steps(tmp_path, monkeypatch):
-    for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "job"}.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda *args, **kwargs: 0)
+@pytest.mark.usefixtures("_slurm")
+def test_a_checkpoint_of_slurm_inside_a_step_resumes_beside_lightnings_own_steps(tmp_path):
     whole = fit(tmp_path / "whole", RWCCallback())
 
     class Announce(Callback):
