@@ -25,7 +25,7 @@ rwc() { "$work/fresh/bin/lightning-rwc" "$@"; }
 
 only ""
 "$work/fresh/bin/python" "$repository/.ci/core.py"
-[ "$(rwc 2>&1 || echo "exit code $?")" = 'This needs the package typer: pip install "lightning-rwc[cli]"
+[ "$(rwc 2>&1 || echo "exit code $?")" = 'The command needs the package typer. Install the extra `cli` of lightning-rwc.
 exit code 2' ]
 
 only cli

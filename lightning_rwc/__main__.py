@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Starts the command ``lightning-rwc``, or says what to install for it."""
+"""Start the command ``lightning-rwc``, or say what to install for it."""
 
 import sys
+
+from lightning_rwc.extras import install
 
 
 def main() -> None:
@@ -9,7 +11,7 @@ def main() -> None:
     try:
         from lightning_rwc.cli import app
     except ModuleNotFoundError as error:
-        sys.stderr.write(f'This needs the package {error.name}: pip install "lightning-rwc[cli]"\n')
+        sys.stderr.write(f"The command needs the package {error.name}. {install('cli')}\n")
         sys.exit(2)
     app()
 

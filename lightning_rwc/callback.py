@@ -1,11 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The Lightning callback: when to measure, and where the numbers go."""
+"""The callback: it hooks measurements into a Trainer."""
 
-import math
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any, Literal, cast
-from warnings import warn
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -15,20 +12,22 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from torch.nn.parameter import is_lazy
 from typing_extensions import override
 
+from lightning_rwc.announcer import Announcer
 from lightning_rwc.cadence import Cadence
-from lightning_rwc.functional import Norm, check_norm
 from lightning_rwc.history import RWCHistory
-from lightning_rwc.interrupts import signals_held
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
-from lightning_rwc.measures import Measure, MeasureTables
-from lightning_rwc.metric import (
+from lightning_rwc.measure_tables import RWC
+from lightning_rwc.measures import Measure
+from lightning_rwc.metric import RelativeWeightChange
+from lightning_rwc.norms import Norm
+from lightning_rwc.options import (
     RelativeTo,
-    RelativeWeightChange,
     check_max_elements,
+    check_norm,
     check_relative_to,
     check_snapshot_device,
 )
-from lightning_rwc.report import Report
+from lightning_rwc.recorder import Recorder
 from lightning_rwc.start import (
     hint_if_nothing_learns,
     refuse_shared_tags,
@@ -36,66 +35,67 @@ from lightning_rwc.start import (
     require_layers,
     warn_if_history_stays_behind,
 )
-from lightning_rwc.tags import find_shared
+from lightning_rwc.tags import Tags, find_shared
 from lightning_rwc.trainer_state import has_replicas, logged_step, ranks_are_together, settle_reductions
+
+_STATE_VERSION = 1
 
 
 class RWCCallback(Callback):
     r"""Measures the relative weight change of every layer while a Trainer trains.
 
-    At the end of every epoch each layer's weights are compared with those of the measurement before, the first time
-    with those at the start of training. The values go to every logger of the Trainer under the tags of
-    :class:`~lightning_rwc.tags.Tags`, at the step at which Lightning logs the metrics of that epoch's end, and to
-    ``trainer.callback_metrics``, so that EarlyStopping and ModelCheckpoint can monitor them. Loggers that can show
-    pictures get a heatmap and a chart of all curves. The table itself is ``callback.history``.
+    At the end of every epoch the callback compares the weights of each layer with those of the previous measurement.
+    The first measurement compares them with the weights at the start of training. The values go to every logger of the
+    Trainer, with the tags of :class:`~lightning_rwc.tags.Tags`, at the step at which Lightning logs the metrics of that
+    epoch's end. They also go to ``trainer.callback_metrics``, so EarlyStopping and ModelCheckpoint can monitor them.
+    Loggers that can show pictures get a heatmap and a chart of all curves. The table itself is ``callback.history``.
 
     The callback keeps one copy of the tracked weights, the snapshot, on the device of the model. Under DDP every rank
-    keeps and measures one part of it; with ``max_elements`` it is a sample, with ``snapshot_device="cpu"`` elsewhere.
+    keeps and measures one part of it. ``max_elements`` makes the snapshot smaller, ``snapshot_device="cpu"`` moves it.
 
-    Checkpoints hold the history, and the snapshot where the weights have moved since the last measurement: a resumed
-    run has the history of an uninterrupted one. Where ranks hold shards, each measures its own.
+    Checkpoints hold the history. They also hold the snapshot if the weights have moved since the last measurement. So a
+    resumed run has the same history as a run without interruption.
 
-    No collective of the callback can meet another one, wherever it stands in the list of callbacks. A measurement that
-    fails has a row of ``nan`` and one warning, and training goes on.
-
-    An epoch cut short by ``max_steps`` or ``trainer.should_stop`` is measured like a whole one. Training is the same
-    to the bit with and without the callback.
+    Training is the same, bit for bit, with and without the callback. Its collectives cannot meet those of other
+    callbacks, wherever it stands in the list. If a measurement fails, its row is ``nan``, a warning says why, and
+    training continues. An epoch that ``max_steps`` or ``trainer.should_stop`` cuts short is measured like a whole one.
 
     Args:
         norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
-        relative_to: measure from the ``"previous"`` measurement, or from the ``"initial"`` weights, which tells how far
-            a layer has come.
-        layers: which parameters are tracked: a regular expression searched for in the parameter's name, several of
-            them, or a function of name and parameter. By default all with two or more dimensions larger than 1:
-            kernels and matrices, not biases and norm scales.
-        group_by: how parameters form layers: an int ``n`` for the modules ``n`` names deep, or a function from
-            parameter name to layer name. By default every tracked parameter is a layer, named after its module. In
-            YAML either function is written ``package.module:function``.
+        relative_to: ``"previous"`` measures from the previous measurement, ``"initial"`` from the initial weights.
+        layers: which parameters are tracked: a regular expression that is searched in the parameter's name, several of
+            them, or a function of name and parameter. By default all parameters with two or more dimensions larger
+            than 1: kernels and matrices, not biases and norm scales.
+        group_by: how parameters form layers. An int ``n`` makes a layer of each module at depth ``n`` of the names
+            (``2``: ``encoder.block1``). A function returns the layer name for a parameter name. By default each tracked
+            parameter is a layer, named after its module. In YAML a function is ``package.module:function``.
         every_n_epochs: measure at the end of every n-th epoch.
-        every_n_train_steps: measure every n optimizer steps instead (``trainer.global_step``, which counts the
-            steps of all optimizers).
-        heatmap: draw the pictures: at each of the first 20 measurements and then whenever there are a tenth more, so
-            that a long run's log stays small, but never for more than a quarter of a percent of the time (``True``);
-            every n measurements (an int); or never (``False``). The last measurement is always drawn.
-        prefix: what the tags start with.
-        max_elements: of each layer with more elements, measure a fixed sample of about so many: the snapshot is that
-            much smaller, and values are estimates, whose standard errors ``history.standard_errors`` has: about half a
-            percent of the value for 65536. A warning names layers whose estimates a few elements carry. By default
-            every element is measured.
+        every_n_train_steps: measure every n optimizer steps instead (``trainer.global_step``, which counts the steps of
+            all optimizers).
+        heatmap: when to draw the pictures. ``True`` draws them at each of the first 20 measurements, and later whenever
+            there are 10 % more, so that the log of a long run stays small. It waits longer if drawing would otherwise
+            take more than 0.25 % of the time. An int draws them every n measurements. Both also draw the last one.
+            ``False`` draws nothing.
+        prefix: the start of all tags.
+        max_elements: measure a fixed sample of about this many elements of each larger layer. The snapshot is smaller
+            by the same factor. Values are estimates; ``history.standard_errors`` has their errors, about half a percent
+            of the value for 65536 elements. A warning names layers in which a few elements carry the change. At least
+            256, and not with ``norm="elementwise"``. By default every element is measured.
         snapshot_device: ``"cpu"`` keeps the snapshot in main memory, at the cost of a copy of the weights in both
             directions at each measurement. By default it is on the device of the model.
-        measures: what is measured: ``"rwc"``, and beside it ``"strength"`` and ``"fluctuation"`` (see
-            :class:`~lightning_rwc.measures.NodeStrength` and :class:`~lightning_rwc.measures.LayerFluctuation`) or
-            instances of a :class:`~lightning_rwc.measures.Measure` of your own. Their tags start with their names.
+        measures: further quantities: ``"strength"`` (:class:`~lightning_rwc.measures.NodeStrength`), ``"fluctuation"``
+            (:class:`~lightning_rwc.measures.LayerFluctuation`), or instances of your own
+            :class:`~lightning_rwc.measures.Measure`. Their tags start with ``{prefix}_{measure}``.
 
     Attributes:
-        history: the :class:`~lightning_rwc.RWCHistory` of all measurements, at any time, also without a logger.
+        history: the :class:`~lightning_rwc.RWCHistory` of all measurements so far. It needs no logger.
+        histories: all tables by name: ``history`` as ``"rwc"``, and the table of each of ``measures``.
 
     Raises:
         TypeError: at construction, if an argument is of the wrong type.
-        ValueError: at construction, if an argument is out of range; at the start of fit, if the selection of layers
-            finds nothing, parameters are still uninitialised, the strategy is not verified (FSDP1, DeepSpeed), or
-            another RWCCallback has the same ``prefix``.
+        ValueError: at construction, if an argument is out of range. At the start of fit, if no layer is selected,
+            parameters are uninitialised, the strategy is not verified (FSDP1, DeepSpeed), or another RWCCallback could
+            write the same tags.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -117,7 +117,7 @@ class RWCCallback(Callback):
         prefix: str = "rwc",
         max_elements: int | None = None,
         snapshot_device: Literal["cpu"] | None = None,
-        measures: Sequence[str | Measure] = ("rwc",),
+        measures: Sequence[str | Measure] = (),
     ) -> None:
         super().__init__()
         check_norm(norm)
@@ -126,13 +126,8 @@ class RWCCallback(Callback):
         check_snapshot_device(snapshot_device)
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
-        self._report = Report(prefix, heatmap)
-        self._measures = MeasureTables(measures)
-        if pair := find_shared([prefix, *self._measures.tables]):
-            raise ValueError(
-                f"`prefix={prefix!r}` and `measures` could give one tag to two things: tags start with {pair[0]!r} and "
-                f"with {pair[1]!r}. Choose another `prefix`, or another name for the measure."
-            )
+        self._announcer = Announcer(prefix, heatmap)
+        self._recorder = Recorder(measures)
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
         self.layers = layers
@@ -144,24 +139,39 @@ class RWCCallback(Callback):
         self.max_elements = max_elements
         self.snapshot_device: Literal["cpu"] | None = snapshot_device
         self.measures = measures
-        self.history = RWCHistory()
-        self._metric: RelativeWeightChange | None = None
-        self._module_id: int | None = None
+        if pair := find_shared(self._prefixes):
+            raise ValueError(
+                f"`prefix={prefix!r}` and `measures` could give one tag to two things: tags start with {pair[0]!r} and "
+                f"with {pair[1]!r}. Give the measure another name."
+            )
         self._loaded: dict[str, Any] | None = None
         self._saved_keys: list[str] = []
         self._resuming = False
-        self._told_failure = False
         self._initial: dict[str, Any] | None = None
 
     @property
+    def history(self) -> RWCHistory:
+        """All measurements of relative weight change so far."""
+        return self._recorder.history
+
+    @property
     def histories(self) -> dict[str, RWCHistory]:
-        """The table of each of ``measures``, by name; ``history`` is that of ``"rwc"``."""
-        return {"rwc": self.history, **self._measures.tables}
+        """The tables by name: ``history`` under ``"rwc"``, and the table of each of ``measures``."""
+        return {RWC: self.history, **self._recorder.measures.tables}
+
+    @property
+    def _prefixes(self) -> list[str]:
+        tags = Tags(self.prefix)
+        return [tags.prefix, *(tags.measure(name).prefix for name in self._recorder.measures.tables)]
+
+    @property
+    def _metric(self) -> RelativeWeightChange | None:
+        return self._recorder.metric
 
     @property
     @override
     def state_key(self) -> str:
-        # What differs in any of these cannot go on from one another's history.
+        # Callbacks that differ in one of these cannot resume each other's history.
         names = ("prefix", "norm", "relative_to")
         return f"RWCCallback[{', '.join(f'{name}={getattr(self, name)!r}' for name in names)}]"
 
@@ -171,7 +181,7 @@ class RWCCallback(Callback):
 
     @override
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # `trainer.validate(ckpt_path=...)` loads too; what it loads is nothing to the history of a fit.
+        # `trainer.validate(ckpt_path=...)` also loads a checkpoint, which has nothing to do with the history of a fit.
         self._loaded, self._resuming = None, trainer.state.fn == TrainerFn.FITTING
         self._saved_keys = [key for key in map(str, checkpoint["callbacks"]) if key.startswith("RWCCallback[")]
 
@@ -184,9 +194,9 @@ class RWCCallback(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         refuse_unverified(trainer)
         callbacks = [c for c in cast(Any, trainer).callbacks if isinstance(c, RWCCallback)]
-        refuse_shared_tags([[callback.prefix, *callback._measures.tables] for callback in callbacks])
+        refuse_shared_tags([callback._prefixes for callback in callbacks])
         warn_if_history_stays_behind(trainer)
-        # Lazy parameters may still be initialised by the sanity check; `on_train_start` looks again.
+        # The sanity check may still initialise lazy parameters. `on_train_start` looks again.
         if not any(is_lazy(parameter) for parameter in pl_module.parameters()):
             require_layers(trainer, pl_module, LayerSelection(self.layers, self.group_by))
 
@@ -195,8 +205,8 @@ class RWCCallback(Callback):
         fresh = trainer.global_step == 0 and trainer.current_epoch == 0
         if self._resuming and not fresh:
             self._resume(trainer, pl_module)
-        elif fresh or self._metric is None or self._module_id != id(pl_module):
-            # A checkpoint from before the first step, as a search for the learning rate makes, has no history to keep.
+        elif fresh or self._metric is None or not self._metric.is_of(pl_module):
+            # A checkpoint from before the first step has no history. A search for the learning rate makes such a one.
             self._loaded, self._resuming = None, False
             self._start(trainer, pl_module)
             self._keep_initial(trainer)
@@ -224,47 +234,46 @@ class RWCCallback(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._report.pictures(trainer, self.history, self._measures)
+        self._announcer.pictures(trainer, self.history, self._recorder.measures)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._report.pictures(trainer, self.history, self._measures)
+        self._announcer.pictures(trainer, self.history, self._recorder.measures)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A checkpoint of a finished run: training does not start again, but its last boundary may want measuring, also
-        # where `max_steps` ended the run inside an epoch.
+        # Training does not start again from the checkpoint of a finished run. But its last boundary may be unmeasured,
+        # also if `max_steps` ended the run inside an epoch.
         if self._resuming:
             self._resume(trainer, pl_module)
             if self._cadence.epoch_ended(self._cadence.epoch):
                 self._measure(trainer, pl_module)
-            self._report.pictures(trainer, self.history, self._measures)
+            self._announcer.pictures(trainer, self.history, self._recorder.measures)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # Lightning takes the model off the accelerator; a later fit brings both back.
+        # Lightning moves the model off the accelerator. A later fit moves both back.
         if self._metric is not None:
             self._metric.cpu()
 
     @override
     def state_dict(self) -> dict[str, Any]:
         if self._loaded is not None:
-            return self._loaded  # nothing has changed since it was loaded
+            return self._loaded  # nothing has changed since
         return {
+            "version": _STATE_VERSION,
             "cadence": self._cadence.state_dict(),
             "settings": self._settings(),
-            "tracked": list(self._metric.layers) if self._metric is not None else [],
-            "history": self.history.state_dict(),
-            "measures": self._measures.state_dict(),
+            **self._recorder.state_dict(),
         }
 
     @override
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        # The weights in the checkpoint are the snapshot, unless they have moved since the last measurement.
+        # If the weights have not moved since the last measurement, those in the checkpoint are the snapshot.
         moved = self.relative_to == "initial" or self._cadence.measured_step != trainer.global_step
         if self._metric is None or not moved or self._loaded is not None:
             return
-        # Without `_initial` it is None: other ranks hold parts of the snapshot, and may not be there to send them.
+        # Other ranks hold parts of the snapshot, and may not be able to send them now.
         snapshot = self._initial
         if not self._metric.spans_ranks:
             snapshot = self._metric.get_extra_state()
@@ -274,18 +283,15 @@ class RWCCallback(Callback):
         checkpoint["callbacks"][self.state_key]["metric"] = snapshot
 
     def _start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.history = RWCHistory()
-        self._measures.clear()
-        self._report.restart()
+        self._recorder.restart()
+        self._announcer.restart()
         self._cadence.start(trainer.global_step)
-        self._module_id = id(pl_module)
-        self._told_failure = False
-        self._metric = self._initial = None
+        self._initial = None
         selection = LayerSelection(self.layers, self.group_by)
         settle_reductions(trainer)
         require_layers(trainer, pl_module, selection)
         try:
-            self._metric = RelativeWeightChange(
+            self._recorder.metric = RelativeWeightChange(
                 pl_module,
                 norm=self.norm,
                 relative_to=self.relative_to,
@@ -299,38 +305,47 @@ class RWCCallback(Callback):
             if not isinstance(error, MemoryError) and not is_oom_error(error):
                 raise
             rank_zero_warn(
-                f"There is no memory for the snapshot of the weights, {selection.nbytes(pl_module):,} bytes: {error}. "
-                "Training goes on without measurements of relative weight change; track fewer layers by `layers=`, "
-                "sample them by `max_elements=` or keep the snapshot elsewhere by `snapshot_device=` to have them."
+                f"There is no memory for the snapshot of the weights, {selection.nbytes(pl_module):,} bytes: "
+                f"{error}. Training continues, but relative weight change is not measured. Track fewer layers with "
+                "`layers`, sample them with `max_elements`, or keep the snapshot in main memory with "
+                "`snapshot_device='cpu'`."
             )
-        # Measuring takes all ranks.
+        # A measurement needs all ranks.
         if not trainer.strategy.reduce_boolean_decision(self._metric is not None):
-            self._metric = None
+            self._recorder.metric = None
         if self._metric is not None:
             hint_if_nothing_learns(self._metric.tracked(pl_module), pl_module)
 
     def _keep_initial(self, trainer: Trainer) -> None:
-        # For checkpoints that are made where ranks may have parted. Only rank 0 stores what it has.
+        # For checkpoints at moments when not all ranks can answer. Only rank 0 writes checkpoints.
         if self._metric is not None and self._metric.spans_ranks and self.relative_to == "initial":
             state = self._metric.get_extra_state()
             self._initial = state if trainer.is_global_zero else None
 
     def _resume_if_loaded(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # A callback may load a checkpoint inside a fit, as a search for the learning rate does to put back the weights.
+        # A callback may load a checkpoint inside a fit. A search for the learning rate does so to restore the weights.
         if self._resuming:
             self._resume(trainer, pl_module)
 
     def _resume(self, trainer: Trainer, pl_module: LightningModule) -> None:
         state, self._loaded, self._resuming = self._loaded, None, False
         self._start(trainer, pl_module)
+        problem = ""
         if state is None:
-            rank_zero_warn(
-                f"The checkpoint holds no state of {self.state_key}, but of {', '.join(self._saved_keys) or 'none'}. "
-                "The history starts anew, and its first measurement is relative to the weights of the checkpoint."
+            problem = f"has no state of {self.state_key}. It has {', '.join(self._saved_keys) or 'none at all'}"
+        elif state.get("version") != _STATE_VERSION:
+            problem = (
+                f"has version {state.get('version')!r} of the state of {self.state_key}, but this version of "
+                f"lightning-rwc reads version {_STATE_VERSION}"
             )
+        if state is None or problem:
+            rank_zero_warn(
+                f"The checkpoint {problem}. A new history begins, and its first measurement is relative to the weights "
+                "of the checkpoint."
+            )
+            self._keep_initial(trainer)
             return
-        self.history = RWCHistory.from_state_dict(state["history"])
-        self._measures.load_state_dict(state["measures"])
+        self._recorder.load_state_dict(state)
         self._cadence.load_state_dict(state["cadence"])
         if self._metric is None:
             return
@@ -338,8 +353,8 @@ class RWCCallback(Callback):
         lost = "metric" in state and state["metric"] is None
         if lost:
             rank_zero_warn(
-                "The checkpoint was made when one rank had failed or was about to end, and could not ask the others "
-                "for their parts of the snapshot. The next measurement is relative to the weights of the checkpoint."
+                "The checkpoint was written when a rank had failed or was about to end, so it lacks the other ranks' "
+                "parts of the snapshot. The next measurement is relative to the weights of the checkpoint."
             )
         elif "metric" in state:
             self._metric.set_extra_state(state["metric"])
@@ -347,17 +362,17 @@ class RWCCallback(Callback):
         if not self._cadence.resumed(trainer.current_epoch, trainer.global_step, logged_step(trainer)):
             return
         if lost:
-            self._begin_row({})
+            self._recorder.begin_row(self._cadence, {})
         else:
             self._measure(trainer, pl_module)
 
     def _compare(self, state: dict[str, Any], trainer: Trainer) -> None:
-        """Warn of what has changed since the checkpoint."""
+        """Warn if layers or settings have changed since the checkpoint."""
         assert self._metric is not None
         if new := set(self._metric.layers).symmetric_difference(state["tracked"] or self._metric.layers):
             rank_zero_warn(
-                f"The checkpoint and the model differ in layers of {self.state_key}: {sorted(new)}. Those that are new "
-                "are first measured relative to the weights of the checkpoint."
+                f"The checkpoint and the model have different layers for {self.state_key}: {sorted(new)}. The first "
+                "measurement of new layers is relative to the weights of the checkpoint."
             )
         changes = [
             f"`{name}` was {state['settings'][name]} and is {value}"
@@ -366,60 +381,16 @@ class RWCCallback(Callback):
         ]
         if changes:
             rank_zero_warn(
-                f"Since the checkpoint of {self.state_key}, {', and '.join(changes)}. The history goes on, but from "
-                f"epoch {trainer.current_epoch}, step {trainer.global_step} on its values do not compare with those "
-                "before."
+                f"{', and '.join(changes)} since the checkpoint of {self.state_key}. The history continues, but from "
+                f"epoch {trainer.current_epoch}, step {trainer.global_step} on, its values do not compare with earlier "
+                "ones."
             )
 
     def _settings(self) -> dict[str, int | None]:
         return {name: getattr(self, name) for name in ("every_n_epochs", "every_n_train_steps", "max_elements")}
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        metric = self._metric
-        if metric is None:
-            return
-        settle_reductions(trainer)
-        row: dict[str, float] = {}
-        total = math.nan
-        try:
-            # Measures are the user's code, and may be interrupted: nothing has changed yet.
-            beside = self._measures.rows(partial(metric.tracked, pl_module))
-            with signals_held():
-                self._begin_row(beside)
-                metric.measure(pl_module)
-                if not metric.spans_ranks:
-                    row, total = self._fill_row(metric)
-            if metric.spans_ranks:
-                # Not held: the wait for a rank that has died must be able to end.
-                row, total = self._fill_row(metric)
-        except Exception as error:
-            if not self.history.layers:
-                self.history.amend(dict.fromkeys(metric.layers, math.nan))  # so that monitors find their keys
-            if not self._told_failure:
-                self._told_failure = True
-                warn(
-                    f"On rank {trainer.global_rank} a measurement of relative weight change failed with "
-                    f"{type(error).__name__}: {error}. Training goes on; the row of epoch "
-                    f"{self._cadence.epoch} is nan. Further failures are not reported.",
-                    stacklevel=2,
-                )
-        self._report.measurement(trainer, self.history, row or self.history.newest(), total, self._measures)
-
-    def _begin_row(self, beside: Mapping[str, Mapping[str, float]]) -> None:
-        """Give each table its row of this measurement: ``nan`` for relative weight change until the sums are there."""
-        epoch, step = self._cadence.epoch, self._cadence.step
-        self.history.record(epoch, step, {})
-        self._measures.record(beside, epoch, step)
-        self._cadence.measured()
-
-    def _fill_row(self, metric: RelativeWeightChange) -> tuple[dict[str, float], float]:
-        """Put the sums of all ranks into the newest row; what it holds then, and the value of the whole model."""
-        metric.reduce()
-        layers, changes = metric.latest()
-        (*values, total), (*errors, _), (*doubts, _) = changes.tolist()  # the one copy to the host
-        row = dict(zip(layers, values, strict=True))
-        with signals_held():
-            self.history.amend(row, dict(zip(layers, errors, strict=True)))
-        self._report.non_finite(row, self.history, metric.spans_ranks)
-        self._report.unreliable([layer for layer, doubt in zip(layers, doubts, strict=True) if doubt], self.history)
-        return row, total
+        if self._metric is not None:
+            settle_reductions(trainer)
+            measurement = self._recorder.measure(pl_module, self._cadence)
+            self._announcer.measurement(trainer, self.history, self._recorder.measures, measurement)

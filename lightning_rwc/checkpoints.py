@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relative weight change over a series of saved weights, without training."""
+"""Relative weight change between saved weights, without training."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -8,12 +8,14 @@ from os import PathLike
 import torch
 from torch import Tensor
 
-from lightning_rwc.functional import Norm, change_ratio, check_norm, is_measurable
+from lightning_rwc.functional import change_ratio, is_measurable
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
-from lightning_rwc.metric import RelativeTo, check_relative_to
+from lightning_rwc.norms import Norm
+from lightning_rwc.options import RelativeTo, check_norm, check_relative_to
 from lightning_rwc.sums import prepare_sums
-from lightning_rwc.weight_files import WeightFile, weight_files
+from lightning_rwc.weight_files import WeightFile
+from lightning_rwc.weight_folders import find_weight_files
 
 _NAMES_IN_ERROR = 5
 
@@ -28,47 +30,53 @@ def history_of_checkpoints(
 ) -> RWCHistory:
     """Measure how far each layer moved from one file of weights to the next.
 
-    Files are mapped into memory and read a parameter at a time: two of them are all that is there at once. Nothing but
-    weights is ever unpickled (``weights_only=True``).
+    Files are mapped into memory and read one parameter at a time, so that two files take little memory. Only weights
+    are unpickled (``weights_only=True``).
 
-    A state dict does not tell parameters from buffers: by the default rule, two or more dimensions, hardly a buffer
-    comes in. Layers are named as by :class:`~lightning_rwc.RWCCallback`, but for two things that files do not know:
-    safetensors keep no order, so layers come in natural order of their names, and parameters tied in the model may be
-    stored twice by other programs than PyTorch.
+    Layers have the same names as in :class:`~lightning_rwc.RWCCallback`. Saved weights differ from a model in three
+    ways:
+
+    - A state dict does not distinguish parameters from buffers. The default rule for ``layers`` leaves out almost all
+      buffers.
+    - Safetensors files do not keep the order of parameters. Their layers are in natural order of their names.
+    - Programs other than PyTorch may store tied parameters twice. They then count twice.
 
     Args:
-        paths: the files in order; or folders and patterns (``"run/*.ckpt"``), whose files come in natural order
-            (``epoch=2`` before ``epoch=10``). Lightning checkpoints, state dicts (``.pt``, ``.pth``, ``.bin``) and
-            ``.safetensors``, sharded ones by their ``.index.json`` or folder. In a folder, a checkpoint that is of the
-            same step as the one before, as ``last.ckpt`` is, is left out. A folder that Transformers, PEFT, Diffusers
-            or Accelerate wrote is one state of the model, whose files alone are taken: once where they are there twice,
-            rather as safetensors than as ``.bin``, rather plain than as ``fp16``; parts in subfolders put those before
-            their names (``unet.``). A folder of such folders, numbered as ``checkpoint-500``, is the series of them.
+        paths: files in the order in which to compare them, folders, or patterns (``"run/*.ckpt"``). These are read:
+
+            - Lightning checkpoints and state dicts (``.ckpt``, ``.pt``, ``.pth``, ``.bin``), and ``.safetensors``. For
+              a sharded model, give its ``.index.json`` or its folder.
+            - The files of a folder or a pattern, in natural order (``epoch=2`` before ``epoch=10``). In a folder, a
+              Lightning checkpoint of the same epoch and step as an earlier one is skipped, such as ``last.ckpt``.
+            - A folder that Transformers, PEFT, Diffusers or Accelerate wrote, as one state of the model. Only the files
+              of the model are read. If they exist in several forms, safetensors take precedence over ``.bin``, and
+              plain files over variants such as ``fp16``. The name of a subfolder becomes a prefix (``unet.``).
+            - A folder of such folders with numbers (``checkpoint-500``), as a series.
         norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
-        relative_to: measure from the ``"previous"`` file, or from the ``"initial"``, first one.
-        layers: which parameters are tracked, see :class:`~lightning_rwc.layers.LayerSelection`; a function gets tensors
-            without content.
+        relative_to: ``"previous"`` compares each file with the one before it, ``"initial"`` with the first one.
+        layers: which parameters are tracked, see :class:`~lightning_rwc.layers.LayerSelection`. A function may get
+            tensors without values.
         group_by: how parameters form layers, see there.
 
     Returns:
-        A history with a row for each file but the first. Epochs and steps are those under which the callback logs,
-        where all files are Lightning checkpoints; else the numbers of the files, from 0.
+        A history with one measurement for each file after the first. If all files are Lightning checkpoints, it has the
+        epochs and steps of the callback's history. Otherwise both are the positions of the files, from 0.
 
     Raises:
-        ValueError: if ``norm``, ``relative_to``, ``layers`` or ``group_by`` is wrong, there are fewer than two files,
-            a file is corrupt, holds no weights, none that can be measured, or more than can safely be read, is part of
-            a distributed checkpoint, or has no tracked parameter's name or shape in common with the one before it.
-        FileNotFoundError: if a path or pattern is of nothing.
-        ModuleNotFoundError: if a file needs the package safetensors, and it is missing.
+        ValueError: if an argument is invalid, there are fewer than two files, or the files are not of one model: two
+            of them have no tracked parameter name in common, or no parameter keeps its shape. Also if a file is broken,
+            unsafe to read, without weights that can be measured, or part of a distributed checkpoint.
+        FileNotFoundError: if a path does not exist or a pattern matches nothing.
+        ModuleNotFoundError: if a file needs the package safetensors and it is missing.
 
     """
     check_norm(norm)
     check_relative_to(relative_to)
     selection = LayerSelection(layers, group_by)
-    files = weight_files(paths)
+    files = find_weight_files(paths)
     if len(files) < 2:
         found = ", ".join(map(str, files)) or "none"
-        raise ValueError(f"`paths` must be two or more files of weights, but {paths!r} gives {len(files)}: {found}.")
+        raise ValueError(f"`paths` must give two or more files of weights, but {paths!r} gives {len(files)}: {found}.")
     times = [file.checked_time() for file in files]
     numbered = [time if None not in times else (number, number) for number, time in enumerate(times)]
     left_out: dict[str, str] = {}
@@ -82,15 +90,15 @@ def history_of_checkpoints(
         history.record(*time, _changes(before, after, selection, norm, left_out))
         (after if relative_to == "initial" else before).close()
     if left_out:
-        told = f"Relative weight change leaves out what cannot be measured: {_listing(left_out)}."
+        message = f"Relative weight change leaves out weights that cannot be measured: {_listing(left_out)}."
         if not history.layers:
-            raise ValueError(f"{told} Nothing else is there.")
-        warnings.warn(told, stacklevel=2)
+            raise ValueError(f"{message} There is no other layer to measure.")
+        warnings.warn(message, stacklevel=2)
     return history
 
 
 def _stored(file: WeightFile, selection: LayerSelection) -> dict[str, dict[str, str]]:
-    """Layer name to readable parameter name to the name that it has in the file."""
+    """Map layer names to parameter names to the names in the file."""
     names = {id(tensor): name for name, tensor in file.parameters.items()}
     return {
         layer: {name: names[id(tensor)] for name, tensor in parameters.items()}
@@ -99,8 +107,8 @@ def _stored(file: WeightFile, selection: LayerSelection) -> dict[str, dict[str, 
 
 
 def _shapes(file: WeightFile, selection: LayerSelection, left_out: dict[str, str]) -> dict[str, tuple[int, ...]]:
-    """The tracked parameters of a file; weights among what cannot be measured are added to ``left_out``."""
-    # Integers that are no weights, as counters and tables of positions, are in many models.
+    """Map the tracked parameters of a file to their shapes, and add weights that cannot be measured to ``left_out``."""
+    # Many models have integers that are not weights, such as counters and tables of positions.
     odd = {
         name: torch.empty(tensor.shape, device="meta")
         for name, tensor in file.parameters.items()
@@ -115,8 +123,8 @@ def _shapes(file: WeightFile, selection: LayerSelection, left_out: dict[str, str
             left_out[name] = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
     if not any(map(is_measurable, file.parameters.values())) and left_out:
         raise ValueError(
-            f"{file} has no weights that can be measured, only {_listing(left_out)}. Relative weight change is defined "
-            "for dense floating-point weights: save them as such (`tensor.to_dense()`, `tensor.dequantize()`)."
+            f"{file} has no weights that can be measured, only {_listing(left_out)}. Save the weights as dense "
+            "floating-point tensors (`tensor.to_dense()`, `tensor.dequantize()`)."
         )
     tracked = selection.find(file.parameters)
     file.close()
@@ -129,16 +137,16 @@ def _require_one_model(
     for before, after in pairs:
         if shapes[before].keys().isdisjoint(shapes[after]):
             raise ValueError(
-                f"`paths` must be saved states of one model, but {before} and {after} have no tracked parameter's name "
-                f"in common. The first has {_listing(shapes[before])}; the second has {_listing(shapes[after])}. Where "
-                "only a prefix differs, save one of them with the names of the other."
+                f"`paths` must be saved states of one model, but {before} and {after} have no tracked parameter "
+                f"name in common. The first has {_listing(shapes[before])}. The second has "
+                f"{_listing(shapes[after])}. If only a prefix differs, save one of them with the names of the other."
             )
     if not any(shapes[before].items() & shapes[after].items() for before, after in pairs):
         before, after = pairs[0]
         name = next(name for name in shapes[before] if name in shapes[after])
         raise ValueError(
-            f"`paths` must be saved states of one model, but no parameter has one shape in a file and in the next: "
-            f"{name!r} is of shape {shapes[before][name]} in {before} and {shapes[after][name]} in {after}."
+            "`paths` must be saved states of one model, but every parameter changes its shape between files. For "
+            f"example, {name!r} has shape {shapes[before][name]} in {before} and {shapes[after][name]} in {after}."
         )
 
 
@@ -158,7 +166,7 @@ def _changes(
             except (MemoryError, OSError):
                 raise
             except Exception as error:
-                # Tensors of kinds that PyTorch can store, but not compute with.
+                # PyTorch can store some kinds of tensors with which it cannot compute.
                 left_out[new] = str(error)
                 failed = True
         if sums or not failed:
@@ -172,7 +180,7 @@ def _sums(previous: Tensor, current: Tensor, norm: Norm) -> Tensor:
 
 
 def _listing(names: Mapping[str, object]) -> str:
-    """The first few names, each with what is said of it."""
-    told = [f"{name!r}{f' ({said})' if isinstance(said, str) else ''}" for name, said in names.items()]
-    more = len(told) - _NAMES_IN_ERROR
-    return ", ".join(told[:_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "") or "none"
+    """The first few names, each with its reason if the value is one."""
+    items = [f"{name!r} ({reason})" if isinstance(reason, str) else repr(name) for name, reason in names.items()]
+    more = len(items) - _NAMES_IN_ERROR
+    return ", ".join(items[:_NAMES_IN_ERROR]) + (f" and {more} more" if more > 0 else "") or "none"

@@ -3,53 +3,59 @@
 
 import logging
 import shlex
-import subprocess
-import sys
+import time
 import warnings
+import webbrowser
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
-import numpy as np
-import numpy.typing as npt
 import typer
 from rich.console import Console
-from rich.table import Table
 
-if TYPE_CHECKING:
-    from lightning_rwc.history import RWCHistory
+from lightning_rwc import __version__
+from lightning_rwc.extras import MissingPackageError, install
+from lightning_rwc.norms import NORMS
+from lightning_rwc.terminal_table import history_table
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 class DemoData(str, Enum):
-    """The data sets that the demo knows."""
+    """The data sets of the demo."""
 
     DIGITS = "digits"
     FASHION_MNIST = "fashion-mnist"
 
 
-_BARS = "▁▂▃▄▅▆▇█"
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(__version__)
+        raise typer.Exit
 
 
 @app.callback()
-def main() -> None:
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
     """Which of my layers are learning? Relative weight change, layer by layer."""
 
 
 @app.command()
 def demo(
-    data: Annotated[DemoData, typer.Option(help="what to train on")] = DemoData.DIGITS,
-    data_dir: Annotated[Path, typer.Option(help="where Fashion-MNIST's files are, or go")] = Path("data"),
-    epochs: Annotated[int, typer.Option(min=1, help="epochs to train")] = 10,
-    log_dir: Annotated[Path, typer.Option(help="where TensorBoard's runs are kept")] = Path("lightning_rwc_demo"),
-    open_: Annotated[bool, typer.Option("--open", help="start TensorBoard at the end")] = False,
+    data: Annotated[DemoData, typer.Option(help="Data set to train on.")] = DemoData.DIGITS,
+    data_dir: Annotated[Path, typer.Option(help="Folder to find or download Fashion-MNIST in.")] = Path("data"),
+    epochs: Annotated[int, typer.Option(min=1, help="Number of epochs.")] = 10,
+    log_dir: Annotated[Path, typer.Option(help="Folder for TensorBoard's runs.")] = Path("lightning_rwc_demo"),
+    open_: Annotated[bool, typer.Option("--open", help="Then start TensorBoard and open its tab RWC.")] = False,
 ) -> None:
-    """Train a small CNN on real images and see every layer's relative weight change."""
-    with _errors_told("demo"):
+    """Train a small CNN on real images and show each layer's relative weight change."""
+    with _errors_as_messages("demo"):
         from lightning_rwc.demo import run_demo
 
         result = run_demo(data.value, data_dir, epochs, log_dir)
@@ -59,31 +65,33 @@ def demo(
     console.print(f"validation accuracy {result.accuracy:.1%}\n", highlight=False)
     print("Files:")
     print(*(f"  {path}" for path in [*sorted(result.log_dir.glob("events.*")), *result.files]), sep="\n")
-    print(f"\nTo look at them in TensorBoard:\n  tensorboard --logdir {shlex.quote(str(log_dir))}")
     if open_:
-        subprocess.run([sys.executable, "-m", "tensorboard.main", "--logdir", str(log_dir)], check=False)
+        with _errors_as_messages("demo"):
+            _show_tab(log_dir)
+    else:
+        print(f"\nSee the run in TensorBoard:\n  tensorboard --logdir {shlex.quote(str(log_dir))}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def reproduce(
     context: typer.Context,
     *,
-    model: Annotated[str, typer.Option(help="resnet18, vgg19_bn, alexnet, xception, resnet50 or efficientnet_b4")],
-    data: Annotated[str, typer.Option(help="mnist, fashion-mnist, cifar10, cifar100, svhn or digits")],
-    data_dir: Annotated[Path | None, typer.Option(help="where data sets are, or go; by default ./data")] = None,
-    seeds: Annotated[str, typer.Option(help="one run each")] = "0,42,123,1000,1234",
-    epochs: Annotated[int | None, typer.Option(min=1, help="epochs to train; by default 150")] = None,
-    subset: Annotated[int | None, typer.Option(min=1, help="train on the first so many images only")] = None,
-    out: Annotated[Path, typer.Option(help="where experiments are kept, a folder each")] = Path("rwc_experiments"),
+    model: Annotated[str, typer.Option(help="resnet18, vgg19_bn, alexnet, xception, resnet50 or efficientnet_b4.")],
+    data: Annotated[str, typer.Option(help="mnist, fashion-mnist, cifar10, cifar100, svhn or digits.")],
+    data_dir: Annotated[Path | None, typer.Option(help="Folder to find or download data in; default: data.")] = None,
+    seeds: Annotated[str, typer.Option(help="Train once with each of these seeds.")] = "0,42,123,1000,1234",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs; default: 150.")] = None,
+    subset: Annotated[int | None, typer.Option(min=1, help="Train on the first SUBSET images only.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for all experiments.")] = Path("rwc_experiments"),
 ) -> None:
-    """Rerun the paper: train with several seeds, and judge its claims.
+    """Rerun an experiment of the paper with several seeds, and test the paper's claims.
 
-    Any further argument goes to LightningCLI, as --trainer.accelerator=cpu, --model.learning_rate=0.01,
-    --data.augment=true or --config=my.yaml. A command that was interrupted goes on when it is given again.
+    LightningCLI gets all other arguments, for example --trainer.accelerator=cpu, --model.learning_rate=0.01,
+    --data.augment=true or --config=my.yaml. Run the same command again to resume an interrupted one.
     """
     given = {"data.data_dir": data_dir, "trainer.max_epochs": epochs, "data.subset": subset}
     options = [*context.args, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
-    with _errors_told("experiments"), _lightning_quiet():
+    with _errors_as_messages("experiments"), _lightning_quiet():
         from lightning_rwc.experiments.report import write_report
         from lightning_rwc.experiments.run import run_seeds
 
@@ -94,17 +102,17 @@ def reproduce(
 
 @app.command()
 def cluster(
-    files: Annotated[list[Path], typer.Argument(help="histories, or CSV tables with layers as columns or rows")],
-    out: Annotated[Path, typer.Option(help="where pictures and table go")],
+    files: Annotated[list[Path], typer.Argument(help="Histories, or CSV tables with layers as columns or rows.")],
+    out: Annotated[Path, typer.Option(help="Folder for the pictures and the table.")],
     *,
-    procedure: Annotated[str, typer.Option(help="robust or reference")] = "robust",
-    k: Annotated[int | None, typer.Option(help="number of clusters; by default that of the best silhouette")] = None,
-    drop_ends: Annotated[bool, typer.Option(help="leave out the first and the last layer")] = False,
-    kind: Annotated[list[str] | None, typer.Option(help="REGEX=KIND: mark layers of that name; several times")] = None,
-    seed: Annotated[int, typer.Option(help="of k-means")] = 0,
+    procedure: Annotated[str, typer.Option(help="How curves are prepared: robust or reference.")] = "robust",
+    k: Annotated[int | None, typer.Option(help="Number of clusters; default: the best silhouette.")] = None,
+    drop_ends: Annotated[bool, typer.Option(help="Leave out the first and the last layer.")] = False,
+    kind: Annotated[list[str] | None, typer.Option(help="REGEX=KIND: mark layers that match; repeatable.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of k-means.")] = 0,
 ) -> None:
-    """Find layers that learn alike: cluster curves of relative weight change (WeightScale)."""
-    with _errors_told():
+    """Find layers that learn alike by clustering their curves of relative weight change (WeightScale)."""
+    with _errors_as_messages():
         from lightning_rwc.weightscale import save_clusters
 
         patterns = dict(_pattern_and_kind(pair) for pair in kind) if kind else None
@@ -115,22 +123,25 @@ def cluster(
 
 @app.command()
 def checkpoints(
-    files: Annotated[list[str], typer.Argument(help="saved weights in order; or a folder, or a pattern in quotes")],
-    out: Annotated[Path, typer.Option(help="where table and pictures go")],
+    files: Annotated[list[str], typer.Argument(help="Files of weights in order, a folder, or a pattern in quotes.")],
+    out: Annotated[Path, typer.Option(help="Folder for the table and the pictures.")],
     *,
-    norm: Annotated[str, typer.Option(help="l1, l2 or elementwise")] = "l1",
-    relative_to: Annotated[str, typer.Option(help="previous or initial")] = "previous",
-    layers: Annotated[list[str] | None, typer.Option(help="regular expression; several times for several")] = None,
-    group_by: Annotated[int | None, typer.Option(help="modules so many names deep are one layer")] = None,
+    norm: Annotated[str, typer.Option(help=f"One of {', '.join(NORMS)}.")] = "l1",
+    relative_to: Annotated[str, typer.Option(help="previous or initial.")] = "previous",
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="Regex of parameters; repeatable. Default: all matrices and kernels."),
+    ] = None,
+    group_by: Annotated[int | None, typer.Option(help="Make each module at this depth one layer, from 1.")] = None,
 ) -> None:
     """Measure relative weight change over a series of saved weights, without training."""
-    with _errors_told():
+    with _errors_as_messages():
         from lightning_rwc.checkpoints import history_of_checkpoints
 
         options: dict[str, Any] = {"norm": norm, "relative_to": relative_to, "layers": layers, "group_by": group_by}
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as caught:
             history = history_of_checkpoints(files, **options)
-        for warning in told:
+        for warning in caught:
             typer.echo(f"Warning: {warning.message}", err=True)
         out.mkdir(parents=True, exist_ok=True)
         written = [out / name for name in ("rwc_history.csv", "rwc_heatmap.png", "rwc_curves.png")]
@@ -139,6 +150,17 @@ def checkpoints(
         history.plot_curves().savefig(written[2])
     Console().print(history_table(history))
     print(*written, sep="\n")
+
+
+def _show_tab(log_dir: Path) -> None:
+    from lightning_rwc.tensorboard.server import serve
+
+    address = serve(log_dir)
+    print(f"\nTensorBoard shows the run here until you press Ctrl-C:\n  {address}", flush=True)
+    with suppress(KeyboardInterrupt):
+        webbrowser.open(address)
+        while True:
+            time.sleep(3600)
 
 
 def _integers(seeds: str) -> list[int]:
@@ -151,40 +173,14 @@ def _integers(seeds: str) -> list[int]:
 def _pattern_and_kind(pair: str) -> tuple[str, str]:
     pattern, _, kind = pair.rpartition("=")
     if not (pattern and kind):
-        raise ValueError(f"`--kind` must be REGEX=KIND, as '_dw$=depth-wise', but got {pair!r}.")
+        raise ValueError(f"`--kind` must be REGEX=KIND, for example '_dw$=depth-wise', but got {pair!r}.")
     return pattern, kind
-
-
-def history_table(history: "RWCHistory") -> Table:
-    """A row a layer: name, first, last and mean relative weight change, and its curve as a sparkline."""
-    table = Table(title="Relative weight change")
-    for heading in ("layer", "first", "last", "mean", "curve (log)"):
-        table.add_column(heading, justify="right" if heading in ("first", "last", "mean") else "left")
-    curves = history.values.T
-    positive = curves[np.isfinite(curves) & (curves > 0)]
-    limits = (np.log(positive.min()), np.log(positive.max())) if positive.size else (0.0, 0.0)
-    for layer, curve in zip(history.layers, curves, strict=True):
-        numbers = (f"{value:.3g}" for value in (curve[0], curve[-1], curve.mean()))
-        table.add_row(layer, *numbers, sparkline(curve, *limits))
-    return table
-
-
-def sparkline(curve: npt.NDArray[np.float64], low: float, high: float) -> str:
-    """Draw ``curve`` on a logarithmic scale in one line of text; ``low`` and ``high`` are logarithms."""
-    marks = []
-    for value in curve:
-        if np.isfinite(value) and value > 0:
-            height = (np.log(value) - low) / (high - low) if high > low else 0.5
-            marks.append(_BARS[min(int(height * len(_BARS)), len(_BARS) - 1)])
-        else:
-            marks.append("0" if value == 0 else "∞" if value > 0 else "?")
-    return "".join(marks)
 
 
 @contextmanager
 def _lightning_quiet() -> Iterator[None]:
-    """Keep back what Lightning advises: that is for its users to see, not for those of an experiment."""
-    import_module("lightning.pytorch")  # which sets this level
+    """Hide Lightning's advice, which is for authors of training scripts."""
+    import_module("lightning.pytorch")  # its import sets this level
     logger = logging.getLogger("lightning.pytorch")
     level = logger.level
     with warnings.catch_warnings():
@@ -197,14 +193,13 @@ def _lightning_quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _errors_told(extra: str = "analysis") -> Iterator[None]:
-    """Turn what a user can mend into a message, and a missing package into how to install it."""
+def _errors_as_messages(extra: str = "analysis") -> Iterator[None]:
+    """Print an error that the user can fix instead of a traceback; for a missing package, print how to install it."""
     try:
         yield
     except ModuleNotFoundError as error:
-        ours = 'pip install "lightning-rwc[' in error.msg
-        needed = f'This needs the package {error.name}: pip install "lightning-rwc[{extra}]"'
-        typer.echo(error.msg if ours else needed, err=True)
+        needed = f"This needs the package {error.name}. {install(extra)}"
+        typer.echo(error.msg if isinstance(error, MissingPackageError) else needed, err=True)
     except (OSError, ValueError) as error:
         typer.echo(str(error), err=True)
     else:

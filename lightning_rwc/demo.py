@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small convolutional network on real images, trained with the callback: what ``lightning-rwc demo`` runs."""
+"""The run of ``lightning-rwc demo``: the callback in the training of a small network on real images."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -16,11 +16,11 @@ from lightning_rwc.callback import RWCCallback
 from lightning_rwc.experiments.data import load_images
 from lightning_rwc.history import RWCHistory
 
-_MOST_IMAGES = 10_000  # so that two CPU cores are done within a minute
+_MOST_IMAGES = 10_000  # two CPU cores then finish within a minute
 
 
 class DemoResult(NamedTuple):
-    """What a demo run leaves behind."""
+    """What a demo run produces."""
 
     history: RWCHistory
     accuracy: float
@@ -29,7 +29,7 @@ class DemoResult(NamedTuple):
 
 
 class DemoCNN(LightningModule):
-    """Three convolutions and a linear layer for one-channel images of any size and ten classes."""
+    """Three convolutions and a linear layer, for images of any size with one channel and ten classes."""
 
     def __init__(self, learning_rate: float = 0.05) -> None:
         super().__init__()
@@ -66,17 +66,17 @@ class DemoCNN(LightningModule):
 
 
 def run_demo(data: str, data_dir: Path, epochs: int, log_dir: Path) -> DemoResult:
-    """Train :class:`DemoCNN` on at most 10,000 images; leave history and pictures beside the event files.
+    """Train :class:`DemoCNN` on at most 10,000 images, and save history and pictures next to the event files.
 
     Args:
         data: which images to train on: ``"digits"`` or ``"fashion-mnist"``.
-        data_dir: where Fashion-MNIST is looked for, unpacked or downloaded to.
+        data_dir: the folder in which Fashion-MNIST is found, unpacked or downloaded.
         epochs: how many epochs to train.
-        log_dir: where TensorBoard's runs are kept, one folder a run.
+        log_dir: the folder for TensorBoard's runs. Each run gets its own folder in it.
 
     Raises:
         ModuleNotFoundError: if scikit-learn or torchvision is missing.
-        FileNotFoundError: if Fashion-MNIST is neither there nor to be downloaded.
+        FileNotFoundError: if Fashion-MNIST is missing and cannot be downloaded.
 
     """
     seed_everything(0, verbose=False)
@@ -103,11 +103,11 @@ def run_demo(data: str, data_dir: Path, epochs: int, log_dir: Path) -> DemoResul
 
 
 def demo_images(data: str, data_dir: Path) -> tuple[TensorDataset, TensorDataset]:
-    """Training and validation set, of at most 10,000 images each, with pixels from 0 to 1.
+    """Return training and validation set, at most 10,000 images each, with pixels from 0 to 1.
 
     Args:
         data: a data set with one channel and ten classes, see :func:`~lightning_rwc.experiments.data.load_images`.
-        data_dir: where data sets are looked for, unpacked or downloaded to.
+        data_dir: the folder in which data sets are found, unpacked or downloaded.
 
     """
     train, validation = (

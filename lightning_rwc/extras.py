@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Packages that are not installed with us: what to say where one is missing."""
+"""Optional packages: the message when one is missing."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
+def install(extra: str) -> str:
+    """What to do to get the packages of ``extra``."""
+    return f"Install the extra `{extra}` of lightning-rwc."
+
+
+class MissingPackageError(ModuleNotFoundError):
+    """An optional package is missing. The message says which extra to install."""
+
+
 @contextmanager
 def needs(packages: str, *, extra: str, what: str) -> Iterator[None]:
-    """Around imports: say what to install where one fails.
+    """Wrap imports: if one fails, say what to install.
 
     Args:
-        packages: the names of the packages, as one writes them.
-        extra: the extra of lightning-rwc that brings them.
-        what: what they are needed for; the message begins with it.
+        packages: the names of the packages, for the message.
+        extra: the extra of lightning-rwc that installs them.
+        what: the feature that needs them. The message begins with it.
 
     Raises:
-        ModuleNotFoundError: instead of that of the import.
+        MissingPackageError: in place of the error of the import.
 
     """
     try:
         yield
     except ModuleNotFoundError as error:
-        message = f'{what} needs {packages}: pip install "lightning-rwc[{extra}]"'
-        raise ModuleNotFoundError(message, name=error.name) from error
+        raise MissingPackageError(f"{what} needs {packages}. {install(extra)}", name=error.name) from error

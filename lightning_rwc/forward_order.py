@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order in which layers compute, where it is not the order in which they are defined."""
+"""The order in which layers compute, which may differ from the order in which they are defined."""
 
 import random
 import sys
@@ -21,27 +21,29 @@ from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection, unwrapped
 def forward_order(
     module: Module, *inputs: Any, layers: LayerFilter = None, group_by: GroupBy = None, **kwargs: Any
 ) -> list[str]:
-    """The layers of ``module`` in the order in which a forward pass first computes with their parameters.
+    """List the layers of ``module`` in the order in which a forward pass first uses their parameters.
 
-    Runs ``module(*inputs, **kwargs)`` once, in evaluation mode and without gradients, and notes which operation takes
-    which parameter. Weights, buffers, training flags, gradients and random numbers are as before. ``module`` may be on
-    the meta device, with inputs there. Where ``fully_shard`` has spread it over ranks its parameters are not seen, and
-    the order is that of definition.
+    This calls ``module(*inputs, **kwargs)`` once, in evaluation mode and without gradients, and records which operation
+    uses which parameter. Weights, buffers, training flags, gradients and random number generators stay as they are. The
+    module and its inputs may be on the meta device. If ``fully_shard`` has sharded the module, its parameters cannot be
+    seen and the result is the definition order.
 
     Args:
-        module: the module, with a ``forward``. Names are those of the callback if it is what the Trainer trains.
-        inputs: what its ``forward`` takes.
-        layers: which parameters are tracked, as for :class:`~lightning_rwc.RWCCallback`.
-        group_by: how they form layers, as there; a layer of several counts from the first.
-        kwargs: further arguments of its ``forward``.
+        module: the module to run. Pass the LightningModule to get the same names as the callback.
+        inputs: positional arguments of its ``forward``.
+        layers: which parameters are tracked, see :class:`~lightning_rwc.layers.LayerSelection`.
+        group_by: how parameters form layers, see there. A layer of several parameters takes the position of the first
+            that is used.
+        kwargs: keyword arguments of its ``forward``.
 
     Returns:
-        Names of all layers. Layers that one operation or one recurrent module takes together keep definition order; so
-        do those that take no part, which come last.
+        The names of all layers. Unused layers come last. Layers that share one operation or one recurrent module keep
+        definition order, and so do the unused ones.
 
     Raises:
-        ValueError: if ``layers`` or ``group_by`` is wrong, or finds nothing.
-        Exception: whatever ``forward`` raises.
+        TypeError: if ``layers`` or ``group_by`` has the wrong type.
+        ValueError: if ``layers`` or ``group_by`` is invalid or selects nothing.
+        Exception: anything that ``forward`` raises.
 
     Example:
         >>> class Backwards(torch.nn.Module):
@@ -59,12 +61,12 @@ def forward_order(
     found = LayerSelection(layers, group_by).require(module)
     layers_of = {id(parameter): {layer} for layer, group in found.items() for parameter in group.values()}
     for child in module.modules():
-        # Which of its weights a recurrent module takes first depends on the device.
+        # The device decides which of its weights a recurrent module uses first.
         if isinstance(child, nn.RNNBase | nn.RNNCellBase):
             own = [id(parameter) for parameter in child.parameters() if id(parameter) in layers_of]
             layers_of |= dict.fromkeys(own, set().union(*(layers_of[key] for key in own)))
     uses = _FirstUses(layers_of, [*found])
-    # The pass sees copies of the buffers, so that a counter or a cache stays as it is.
+    # The forward pass gets copies of the buffers, so that it cannot change a counter or a cache.
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     with torch.no_grad(), _eager(), _evaluation(module), _same_random_numbers(module), uses:
         functional_call(module, buffers, inputs, kwargs)
@@ -72,13 +74,13 @@ def forward_order(
 
 
 class _FirstUses(TorchDispatchMode):
-    # Such as FlexAttention, which would raise otherwise.
+    # Otherwise higher-order operators raise, such as FlexAttention.
     supports_higher_order_operators = True
 
     def __init__(self, layers_of: Mapping[int, set[str]], defined: Sequence[str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # untyped in torch
         self._layers_of = layers_of
-        self._places = {layer: place for place, layer in enumerate(defined)}
+        self._positions = {layer: position for position, layer in enumerate(defined)}
         self.layers: dict[str, None] = {}
 
     def __torch_dispatch__(
@@ -88,18 +90,18 @@ class _FirstUses(TorchDispatchMode):
         taken: set[str] = set()
         for leaf in tree_leaves((args, kwargs)):
             taken |= self._layers_of.get(id(leaf), set())
-        self.layers |= dict.fromkeys(sorted(taken, key=self._places.__getitem__))
+        self.layers |= dict.fromkeys(sorted(taken, key=self._positions.__getitem__))
         return func(*args, **kwargs)
 
 
 def _eager() -> AbstractContextManager[Any]:
-    # Operations inside compiled code are not seen. There is none before the compiler, slow to import, is there.
+    # Operations inside compiled code cannot be seen. Without the compiler, slow to import, there is no compiled code.
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager
 def _evaluation(module: Module) -> Iterator[None]:
-    # Not by `eval()`, which a module may override to change its weights, as adapters do that merge theirs.
+    # Without `eval()`, because some adapters override it to merge their weights.
     flags = [(child, child.training) for child in module.modules()]
     try:
         for child, _ in flags:

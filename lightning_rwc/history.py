@@ -1,29 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The table of measurements: layers × measurements, kept in memory, saved to files."""
+"""The history of a run: a table of layers × measurements."""
 
-import csv
-import os
-import re
-from collections.abc import Callable, Mapping, Sequence
-from importlib import import_module
+from collections.abc import Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from zipfile import is_zipfile
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_rwc.extras import needs
+from lightning_rwc.history_files import Content, file_format
 from lightning_rwc.layer_order import merged_order
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-_INDEX = ["epoch", "step"]
-_ERROR = " (standard error)"
 
 
 class RWCHistory:
@@ -34,8 +26,8 @@ class RWCHistory:
         epochs: for each measurement the epoch it was taken in, counted from 0 as Lightning does.
         steps: for each measurement the step under which Lightning's loggers have it.
         values: relative weight changes (dimensionless), of shape ``(measurements, layers)``.
-        standard_errors: the standard error of each value, of the same shape; by default all 0, for values that are not
-            estimates.
+        standard_errors: the standard error of each value, of the same shape. By default all are 0, for values that are
+            not estimates.
 
     Raises:
         ValueError: if the sizes do not fit together.
@@ -75,17 +67,17 @@ class RWCHistory:
         return len(self._rows)
 
     def __repr__(self) -> str:
-        """How much there is."""
+        """The size of the table."""
         return f"RWCHistory({len(self)} measurements of {len(self.layers)} layers)"
 
     @property
     def values(self) -> npt.NDArray[np.float64]:
-        """Relative weight changes, float64 of shape ``(measurements, layers)``; ``nan`` where none was measured."""
+        """Relative weight changes, float64 of shape ``(measurements, layers)``. ``nan`` if a layer was not measured."""
         return np.array(self._rows).reshape(len(self), len(self.layers))
 
     @property
     def standard_errors(self) -> npt.NDArray[np.float64]:
-        """The standard errors of the values, float64 of the same shape; 0 where a value is not an estimate."""
+        """The standard errors of the values, float64 of the same shape. 0 if a value is not an estimate."""
         return np.array(self._errors).reshape(len(self), len(self.layers))
 
     def record(
@@ -96,9 +88,9 @@ class RWCHistory:
         Args:
             epoch: the epoch it was taken in.
             step: the step under which it is logged.
-            values: layer name to relative weight change. A new layer gets a column where it stands among the others,
-                ``nan`` before this row; a layer left out gets ``nan``.
-            standard_errors: layer name to the standard error of its value, where that is an estimate.
+            values: layer name to relative weight change. A new layer gets a column at its position among the others,
+                with ``nan`` in earlier rows. A layer that is left out gets ``nan``.
+            standard_errors: layer name to the standard error of its value, for values that are estimates.
 
         """
         self._rows.append(np.full(len(self.layers), np.nan))
@@ -109,16 +101,16 @@ class RWCHistory:
             self.amend(values, standard_errors)
 
     def amend(self, values: Mapping[str, float], standard_errors: Mapping[str, float] | None = None) -> None:
-        """Put other values into the last measurement.
+        """Change values of the last measurement.
 
         Args:
-            values: layer name to relative weight change; layers left out keep theirs.
-            standard_errors: layer name to the standard error of its value, where that is an estimate.
+            values: layer name to relative weight change. Layers that are left out keep theirs.
+            standard_errors: layer name to the standard error of its value, for values that are estimates.
 
         """
         if not values.keys() <= {*self.layers}:
             self._arrange(merged_order([*values], self.layers))
-        # Not in place: whoever interrupts finds the old row or the new one.
+        # Not in place, so that an interrupt finds the old row or the new one.
         self._errors[-1] = self._changed(self._errors[-1], standard_errors or {})
         self._rows[-1] = self._changed(self._rows[-1], values)
 
@@ -126,26 +118,26 @@ class RWCHistory:
         return np.array([changes.get(layer, old) for layer, old in zip(self.layers, row, strict=True)])
 
     def reordered(self, layers: Sequence[str]) -> "RWCHistory":
-        """The same measurements with ``layers`` as columns: all of them in another order, or some.
+        """The same measurements with ``layers`` as columns.
 
         Args:
-            layers: names of layers that the history has.
+            layers: all names of the history in another order, or some of them.
 
         Raises:
-            ValueError: if it lacks one of them.
+            ValueError: if the history lacks one of them.
 
         """
         if missing := [layer for layer in layers if layer not in self.layers]:
-            raise ValueError(f"`layers` has {missing[0]!r}, but the history has only {self.layers}.")
+            raise ValueError(f"`layers` has {missing[0]!r}, which the history lacks. It has {self.layers}.")
         columns = [self.layers.index(layer) for layer in layers]
         return RWCHistory(layers, self.epochs, self.steps, self.values[:, columns], self.standard_errors[:, columns])
 
     def _arrange(self, layers: list[str]) -> None:
-        old = {layer: place for place, layer in enumerate(self.layers)}
-        # One more column, for those that are new.
-        places = [old.get(layer, len(old)) for layer in layers]
-        rows = [np.append(row, np.nan)[places] for row in self._rows]
-        errors = [np.append(row, 0.0)[places] for row in self._errors]
+        old = {layer: position for position, layer in enumerate(self.layers)}
+        # The column after the last one stands for new layers.
+        positions = [old.get(layer, len(old)) for layer in layers]
+        rows = [np.append(row, np.nan)[positions] for row in self._rows]
+        errors = [np.append(row, 0.0)[positions] for row in self._errors]
         self.layers, self._rows, self._errors = layers, rows, errors
 
     def newest(self) -> dict[str, float]:
@@ -158,7 +150,7 @@ class RWCHistory:
         return dict(zip(self.layers, self._rows[-1].tolist(), strict=True))
 
     def to_frame(self) -> "pd.DataFrame":
-        """The table as a data frame: epochs and steps as index, layers as columns.
+        """The table as a data frame, with epochs and steps as index and layers as columns.
 
         Raises:
             ModuleNotFoundError: if pandas is missing.
@@ -166,24 +158,24 @@ class RWCHistory:
         """
         with needs("pandas", extra="pandas", what="RWCHistory.to_frame"):
             import pandas as pd
-        index = pd.MultiIndex.from_arrays([self.epochs, self.steps], names=_INDEX)
+        index = pd.MultiIndex.from_arrays([self.epochs, self.steps], names=["epoch", "step"])
         return pd.DataFrame(self.values, index=index, columns=pd.Index(self.layers, dtype=object))
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write the table to a file; every bit of every value and standard error is kept.
+        """Write the table to a file. Values and standard errors keep every bit.
 
         Args:
-            path: where to; the suffix chooses the format: ``.csv``, ``.parquet`` (needs ``lightning-rwc[parquet]``)
-                or ``.npz``. Missing folders are made.
+            path: the file. Its suffix chooses the format: ``.csv``, ``.parquet`` (needs the extra ``parquet``) or
+                ``.npz``. Missing folders are created.
 
         Raises:
-            ValueError: if the suffix is none of these.
-            ModuleNotFoundError: if the suffix is ``.parquet``, and pandas or pyarrow is missing.
+            ValueError: if the suffix is another one.
+            ModuleNotFoundError: if the suffix is ``.parquet`` and pandas or pyarrow is missing.
 
         """
-        path, (write, _) = _format_of(path)
+        path, (write, _) = file_format(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write(self, path)
+        write(Content(self.layers, self.epochs, self.steps, self.values, self.standard_errors), path)
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> "RWCHistory":
@@ -195,14 +187,14 @@ class RWCHistory:
         Raises:
             FileNotFoundError: if there is no such file.
             ValueError: if the suffix is unknown, or the file is broken or holds something else.
-            ModuleNotFoundError: if the suffix is ``.parquet``, and pandas or pyarrow is missing.
+            ModuleNotFoundError: if the suffix is ``.parquet`` and pandas or pyarrow is missing.
 
         """
-        path, (_, read) = _format_of(path)
+        path, (_, read) = file_format(path)
         if not path.is_file():
             raise FileNotFoundError(f"There is no file {path}.")
         try:
-            return read(path)
+            return cls(*read(path))
         except ImportError:
             raise
         except Exception as error:
@@ -220,7 +212,7 @@ class RWCHistory:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Any]) -> "RWCHistory":
-        """The table that :meth:`state_dict` gave."""
+        """The table that :meth:`state_dict` returned."""
         names = ("layers", "epochs", "steps", "values", "standard_errors")
         return cls(**{name: state[name] for name in names if name in state})
 
@@ -243,122 +235,6 @@ def _table(argument: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.
         table = table.reshape(shape)
     if table.shape != shape:
         raise ValueError(
-            f"`{argument}` must be of shape (measurements, layers), which by `epochs` and `layers` is {shape}, "
-            f"but is of shape {table.shape}."
+            f"`{argument}` must have the shape (measurements, layers), here {shape}, but has the shape {table.shape}."
         )
     return table
-
-
-def _file_table(history: RWCHistory) -> RWCHistory:
-    # Also where layers are named as if they were standard errors: they would be read as such.
-    if not history.standard_errors.any() and _without_errors(history.layers) is None:
-        return history
-    suffix = _ERROR
-    while not {layer + suffix for layer in history.layers}.isdisjoint(history.layers):
-        suffix += "'"
-    columns = [*history.layers, *(layer + suffix for layer in history.layers)]
-    table = np.concatenate([history.values, history.standard_errors], axis=1)
-    return RWCHistory(columns, history.epochs, history.steps, table)
-
-
-def _from_file(columns: list[str], epochs: list[int], steps: list[int], table: npt.NDArray[np.float64]) -> RWCHistory:
-    layers = _without_errors(columns)
-    if layers is None:
-        return RWCHistory(columns, epochs, steps, table)
-    return RWCHistory(layers, epochs, steps, table[:, : len(layers)], table[:, len(layers) :])
-
-
-def _without_errors(columns: list[str]) -> list[str] | None:
-    half = len(columns) // 2
-    layers, errors = columns[:half], columns[half:]
-    suffix = errors[0].removeprefix(layers[0]) if layers else ""
-    return layers if suffix.startswith(_ERROR) and errors == [layer + suffix for layer in layers] else None
-
-
-def _write_csv(history: RWCHistory, path: Path) -> None:
-    table = _file_table(history)
-    with path.open("w", encoding="utf-8", newline="") as file:
-        # Not by the csv module, which in older versions of Python leaves a carriage return without quotes.
-        print(*_INDEX, *map(_quoted, table.layers), sep=",", end=os.linesep, file=file)
-        for epoch, step, row in zip(table.epochs, table.steps, table.values.tolist(), strict=True):
-            print(epoch, step, *row, sep=",", end=os.linesep, file=file)
-
-
-def _quoted(name: str) -> str:
-    return name if set(name).isdisjoint(',"\r\n') else '"' + name.replace('"', '""') + '"'
-
-
-def _read_csv(path: Path) -> RWCHistory:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = [row for row in csv.reader(file, strict=True) if row]
-    header, body = rows[0] if rows else [], rows[1:]
-    if header[:2] != _INDEX:
-        raise ValueError(f"its first columns must be {_INDEX}, but are {header[:2]}")
-    for number, row in enumerate(body, start=2):
-        if len(row) != len(header):
-            raise ValueError(f"row {number} has {len(row)} cells, but the header has {len(header)}")
-    epochs, steps = ([int(row[place]) for row in body] for place in range(2))
-    values = np.array([[float(cell) for cell in row[2:]] for row in body], dtype=np.float64)
-    return _from_file(header[2:], epochs, steps, values.reshape(len(body), len(header) - 2))
-
-
-def _pandas_for_parquet() -> Any:
-    with needs("pandas and pyarrow", extra="parquet", what="Parquet"):
-        import_module("pyarrow")
-        return import_module("pandas")
-
-
-def _write_parquet(history: RWCHistory, path: Path) -> None:
-    _pandas_for_parquet()
-    _file_table(history).to_frame().to_parquet(path, engine="pyarrow")
-
-
-def _read_parquet(path: Path) -> RWCHistory:
-    frame = _pandas_for_parquet().read_parquet(path, engine="pyarrow")
-    if list(frame.index.names) != _INDEX:
-        raise ValueError(f"its index must be {_INDEX}, but is {list(frame.index.names)}")
-    epochs, steps = (frame.index.get_level_values(level).tolist() for level in _INDEX)
-    return _from_file(frame.columns.tolist(), epochs, steps, frame.to_numpy())
-
-
-def _write_npz(history: RWCHistory, path: Path) -> None:
-    layers = np.array(history.layers, dtype=np.str_)
-    np.savez_compressed(
-        path,
-        layers=layers,
-        epochs=history.epochs,
-        steps=history.steps,
-        values=history.values,
-        standard_errors=history.standard_errors,
-    )
-
-
-def _read_npz(path: Path) -> RWCHistory:
-    if not is_zipfile(path):
-        raise ValueError("it is not an npz archive")
-    with np.load(path, allow_pickle=False) as arrays:
-        return RWCHistory(
-            arrays["layers"].tolist(), arrays["epochs"], arrays["steps"], arrays["values"], arrays["standard_errors"]
-        )
-
-
-_Writer = Callable[[RWCHistory, Path], None]
-_Reader = Callable[[Path], RWCHistory]
-_FORMATS: dict[str, tuple[_Writer, _Reader]] = {
-    ".csv": (_write_csv, _read_csv),
-    ".parquet": (_write_parquet, _read_parquet),
-    ".npz": (_write_npz, _read_npz),
-}
-
-
-def _format_of(path: str | PathLike[str]) -> tuple[Path, tuple[_Writer, _Reader]]:
-    # A Path has made one slash of two. Drives of Windows have one letter.
-    if re.match(r"[A-Za-z][\w+.-]+:/", address := os.fspath(path).replace("\\", "/")):
-        raise ValueError(
-            f"`path` must be a file on this machine, but got the address {address!r}: "
-            "save to a local file and copy that there, or fetch the file first and load the copy."
-        )
-    path = Path(path)
-    if path.suffix not in _FORMATS:
-        raise ValueError(f"`path` must end in one of {', '.join(_FORMATS)}, but got {str(path)!r}.")
-    return path, _FORMATS[path.suffix]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Signals, held back while something must not be left half done."""
+"""Signals that wait until a block of code has run to its end."""
 
 import signal
 import threading
@@ -7,20 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-# What a terminal, a cluster or a timer sends. To ask for the handler of every signal takes longer than a measurement.
+# The signals of terminals, clusters and timers. Asking for the handlers of all signals takes longer than a measurement.
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP", "SIGQUIT", "SIGCONT", "SIGALRM", "SIGBREAK")
 _SIGNALS = [getattr(signal, name) for name in _NAMES if hasattr(signal, name)]
 
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Hold back every signal that Python handles until the end of the block, but let a second Ctrl-C through.
+    """Delay all signals that Python handles to the end of the block, except a second Ctrl-C.
 
-    Ctrl-C raises an exception wherever it finds the program. Lightning's handler for a signal of SLURM saves a
-    checkpoint there. Neither may see a state that is half of one measurement and half of another.
+    Ctrl-C raises an exception at whatever line the program has reached. Lightning's handler of SLURM's signal saves a
+    checkpoint there. Neither may see a state that is half of one measurement and half of the next.
 
     """
-    # Python handles signals in the main thread only.
+    # Python handles signals only in the main thread.
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -40,6 +40,6 @@ def signals_held() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        # Ctrl-C last: it raises.
+        # Ctrl-C comes last because it raises.
         for number, frame in sorted(held, key=lambda one: one[0] == signal.SIGINT):
             handlers[number](number, frame)

@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which parameters are tracked, and what each layer is called."""
+"""Which parameters are tracked, and how each layer is named."""
 
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any, NamedTuple, TypeAlias, cast
+from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 from torch.nn import DataParallel, Module, Parameter
@@ -16,21 +17,21 @@ from torch.nn.parameter import is_lazy
 from lightning_rwc.functional import is_measurable
 from lightning_rwc.shards import local
 
-# The order matters to LightningCLI: it saves what it takes for a function by import path, which a regular expression
-# has not. So a function comes from YAML as the string "package.module:function".
+# `str` must come before `Callable`: LightningCLI would take a regular expression for a function otherwise, and fail to
+# save its import path. YAML therefore names a function as the string "package.module:function".
 LayerFilter: TypeAlias = str | Sequence[str] | Callable[[str, Parameter], bool] | None
 GroupBy: TypeAlias = int | str | Callable[[str], str] | None
 Layers: TypeAlias = dict[str, dict[str, Parameter]]
 
 _FUNCTION_NAME = re.compile(r"[\w.]+:[\w.]+")
-# Path components that wrappers insert: torch.compile, FSDP and activation checkpointing.
+# torch.compile, FSDP and activation checkpointing insert these components into names.
 _WRAPPERS = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _PARAMETRIZATION = re.compile(r"(^|\.)parametrizations\.[^.]+$")
-# What PyTorch calls weights: in its modules, and where `prune`, `spectral_norm` and `weight_norm` keep them.
+# PyTorch's names of weights: in its modules, and as `prune`, `spectral_norm` and `weight_norm` rename them.
 _WEIGHT = re.compile(
     r"weight(_orig|_v|\.original1)?|(in|q|k|v)_proj_weight|weight_(ih|hh|hr)(_l\d+(_reverse)?)?",
 )
-# Modules whose weights are matrices or kernels whatever their sizes.
+# The weights of these modules are matrices or kernels at any size.
 _MATRIX_MODULES = (
     nn.Linear,
     nn.Bilinear,
@@ -45,46 +46,49 @@ _NAMES_IN_ERROR = 20
 
 
 class FoundLayers(dict[str, dict[str, Parameter]]):
-    """Layers as :class:`LayerSelection` finds them: layer name to parameter name to parameter.
+    """The layers that :class:`LayerSelection` found. Maps layer names to parameter names to parameters.
 
     Attributes:
-        modules: parameter name to the module whose ``weight`` it is. It lacks what is no module's ``weight`` as it
-            stands: bare parameters, pruned and parametrised weights, and everything in a state dict.
+        modules: maps a parameter's name to its module if the parameter is the module's ``weight``. Bare parameters,
+            pruned or parametrised weights and the parameters of a state dict have no entry.
 
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.modules: dict[str, Module] = {}
+        self.modules: WeakValueDictionary[str, Module] = WeakValueDictionary()
 
 
 class LayerSelection:
-    r"""Finds the tracked parameters of a module and sorts them into layers.
+    r"""Finds the tracked parameters of a module and groups them into layers.
 
-    By default a layer is one parameter with two or more dimensions larger than 1. Kernels and matrices are in. Biases,
-    norm scales, temperatures and class tokens are out, also where their shape is ``(C, 1, 1)``. The weights of linear,
-    convolution, embedding, recurrent and attention modules are in whatever their sizes: those of ``nn.Linear(60, 1)``
-    and of a depth-wise 1×1 convolution. A state dict has no modules: there the same holds for every parameter of two or
-    more dimensions that is called ``weight`` (or as PyTorch calls those of its recurrent and attention modules), unless
-    a ``bias`` of the same shape stands beside it.
+    By default, every parameter with two or more dimensions larger than 1 is a layer. This includes kernels and
+    matrices. It excludes biases, norm scales, temperatures and class tokens, even those of shape ``(C, 1, 1)``.
 
-    A weight, and a bias that is chosen alone, are named after their module: ``encoder.conv1``. Where more than one
-    parameter of a module is tracked each keeps its own name, and so does any other parameter: ``attn.logit_scale``.
-    Names leave out what ``torch.compile``, ``torch.nn.utils.parametrize`` and ``torch.nn.utils.prune`` insert.
+    The weights of linear, convolution, embedding, recurrent and attention modules are layers at any size, such as those
+    of ``nn.Linear(60, 1)`` and of a depth-wise 1×1 convolution. A state dict has no modules. There, a parameter with
+    two or more dimensions is a layer at any size if its name is one that PyTorch gives to weights (``weight``,
+    ``weight_ih_l0``, ``in_proj_weight``) and there is no ``bias`` of the same shape next to it.
 
-    Layers come in definition order, which need not be the order in which they compute: see
-    :func:`~lightning_rwc.forward_order.forward_order`. A tied parameter counts once, under its first name; a frozen one
-    is tracked.
+    A layer has the name of the module, ``encoder.conv1``, if its weight or bias is the only tracked parameter of that
+    module. Otherwise it has the name of the parameter, ``attn.logit_scale``. Names leave out the components that
+    ``torch.compile``, ``torch.nn.utils.parametrize`` and ``torch.nn.utils.prune`` insert.
+
+    Layers are in definition order. The order in which they compute may differ: see
+    :func:`~lightning_rwc.forward_order.forward_order`. A tied parameter counts once, under its first name. Frozen
+    parameters are tracked.
 
     Args:
-        layers: which parameters are tracked, instead of the default rule: a regular expression searched for in
-            the parameter's name (``r"encoder.*\.weight$"``), several of them, or a function of name and parameter.
-        group_by: how parameters form layers: an int ``n`` for the modules ``n`` names deep, or a function from
-            parameter name to layer name. By default every tracked parameter is a layer. In YAML either function is
-            written ``package.module:function``.
+        layers: which parameters are tracked, instead of the default rule. A regular expression selects the parameters
+            in whose names it is found (``r"encoder.*\.weight$"``), and a list selects those of any of its expressions.
+            A function of name and parameter returns whether to track it.
+        group_by: how parameters form layers. An int ``n`` puts parameters into one layer if the first ``n`` components
+            of their modules' names are the same: with 1, each child of the model is a layer. A function maps a
+            parameter's name to its layer's name. By default every tracked parameter is a layer. In YAML, write a
+            function for ``layers`` or ``group_by`` as ``package.module:function``.
 
     Raises:
-        TypeError: if an argument is of the wrong type.
+        TypeError: if an argument has the wrong type.
         ValueError: if a regular expression is invalid, a named function is not found, or ``group_by`` is below 1.
 
     Example:
@@ -101,17 +105,19 @@ class LayerSelection:
         self._patterns = None if layers is None or callable(layers) else _compile(layers)
         if isinstance(group_by, bool) or not (group_by is None or isinstance(group_by, int) or callable(group_by)):
             raise TypeError(
-                f"`group_by` must be None, an int, or a function from parameter name to layer name (as a string: "
-                f"'package.module:function'), but got {group_by!r}."
+                "`group_by` must be None, an int, a function from parameter name to layer name, or the string "
+                f"'package.module:function' that names one, but got {group_by!r}."
             )
         if isinstance(group_by, int) and group_by < 1:
-            raise ValueError(f"`group_by` must be at least 1 (modules one name deep), but got {group_by}.")
+            raise ValueError(
+                f"`group_by` must be at least 1, which makes each child of the model a layer, but got {group_by}."
+            )
         self._group_by = group_by
 
     def find(self, module: Module | Mapping[str, Tensor]) -> FoundLayers:
-        """The tracked parameters of ``module``, or of a state dict: layer name to parameter name to parameter.
+        """Find the layers of a module or a state dict, in definition order.
 
-        They are in definition order. A state dict's tied parameters count each.
+        Tied parameters of a state dict count separately.
 
         """
         tracked = [found for found in _named_parameters(module) if self._tracks(found)]
@@ -124,36 +130,36 @@ class LayerSelection:
 
     def nbytes(self, module: Module) -> int:
         """The bytes that the tracked parameters of ``module`` take on this rank."""
-        return sum(
-            local(parameter).nbytes for parameters in self.find(module).values() for parameter in parameters.values()
-        )
+        layers = self.find(module).values()
+        return sum(local(parameter).nbytes for parameters in layers for parameter in parameters.values())
 
     def require(self, module: Module | Mapping[str, Tensor]) -> FoundLayers:
-        """As :meth:`find`, but a selection that cannot work is an error.
+        """Find the layers like :meth:`find`, but raise if the selection cannot work.
 
         Raises:
             ValueError: if nothing is tracked, a regular expression matches no parameter, or parameters are still
-                uninitialised. The message names the parameters that there are.
-            TypeError: if a ``group_by`` function returns anything but a string.
+                uninitialised. The message names the parameters of the model.
+            TypeError: if a ``group_by`` function returns something other than a string.
 
         """
         everything = list(_named_parameters(module))
         if lazy := [found.name for found in everything if self._names(found) and is_lazy(found.parameter)]:
             raise ValueError(
                 f"Relative weight change needs initialised parameters, but these are still lazy: {_listing(lazy)}. "
-                "Send one batch through the model before training, or keep Lightning's sanity check on "
-                "(`Trainer(num_sanity_val_steps=2)` and a validation loop), which does so."
+                "Send one batch through the model before training. Lightning's sanity check does this if you leave it "
+                "on (`Trainer(num_sanity_val_steps=2)`) and have a validation loop."
             )
         measurable = [found.name for found in everything if is_measurable(found.parameter)]
         existing = f"The model has the floating-point parameters: {_listing(measurable)}."
         for pattern in self._patterns or ():
             if not any(pattern.search(name) for name in measurable):
-                raise ValueError(f"`layers` has the regular expression {pattern.pattern!r}, no match. {existing}")
+                raise ValueError(f"`layers` pattern {pattern.pattern!r} matches no parameter. {existing}")
         layers = self.find(module)
         if not layers:
-            by_shape = self._patterns is None and self._keep is None
-            rule = "has two or more dimensions larger than 1" if by_shape else "is chosen by `layers`"
-            raise ValueError(f"There is no layer to track: no parameter {rule}. {existing} Choose some by `layers=`.")
+            rule = "has two or more dimensions larger than 1" if self._keep is None else "is selected by `layers`"
+            raise ValueError(
+                f"There is no layer to track: no parameter {rule}. {existing} Select some of them with `layers=`."
+            )
         return layers
 
     def _names(self, found: "_Found") -> bool:
@@ -169,8 +175,9 @@ class LayerSelection:
     def _layer_names(self, tracked: Sequence["_Found"]) -> list[str]:
         if callable(self._group_by):
             names = [self._group_by(found.name) for found in tracked]
-            if odd := [name for name in names if not isinstance(name, str)]:
-                raise TypeError(f"`group_by` must return a string, but gave {odd[0]!r}.")
+            for found, name in zip(tracked, names, strict=True):
+                if not isinstance(name, str):
+                    raise TypeError(f"`group_by` must return a string, but returned {name!r} for {found.name!r}.")
             return names
         if self._group_by is not None:
             return [".".join(found.module.split(".")[: self._group_by]) or found.name for found in tracked]
@@ -189,28 +196,28 @@ class _Found(NamedTuple):
     raw: str
     parameter: Parameter
     owner: Module | None
-    """The module that uses it; in a state dict None."""
+    """The module that uses the parameter, or ``None`` in a state dict."""
     bias: Tensor | None
-    """What stands beside it as ``bias``, if anything."""
+    """The ``bias`` of the same module, if there is one."""
 
     @property
     def attribute(self) -> str:
-        """Its name within its module."""
+        """The parameter's name within its module."""
         return self.name[len(self.module) :].removeprefix(".")
 
     @property
     def is_weight(self) -> bool:
-        """Whether it has a name that PyTorch gives to weights."""
+        """Whether PyTorch gives this name to weights."""
         return _WEIGHT.fullmatch(self.attribute) is not None
 
     @property
     def stands_for_module(self) -> bool:
-        """Whether a layer of it alone has the name of its module."""
+        """Whether the layer takes the module's name if it has no other parameter of this module."""
         return self.is_weight or self.attribute == "bias"
 
     @property
     def is_matrix(self) -> bool:
-        """Whether it is a layer by the default rule."""
+        """Whether the default rule tracks the parameter."""
         shape = self.parameter.shape
         if sum(size > 1 for size in shape) >= 2:
             return True
@@ -241,7 +248,7 @@ def _named_parameters(module: Module | Mapping[str, Tensor]) -> Iterator[_Found]
 
 
 def unwrapped(module: Module) -> Module:
-    """The user's module, without wrappers that put a component before every name."""
+    """The user's module, without the wrappers that put a prefix before every name."""
     while isinstance(module, DataParallel | DistributedDataParallel) or type(module).__name__ == "_FabricModule":
         module = cast(Module, module.module)
     return module
@@ -253,7 +260,7 @@ def _readable(name: str, masks: set[str]) -> tuple[str, str]:
     path = [*(module for module in modules if module not in _WRAPPERS), last.removesuffix("_orig") if pruned else last]
     own = 1
     if len(path) >= 3 and path[-3] == "parametrizations":
-        # conv.parametrizations.weight.original is conv's weight, seen through its parametrisation.
+        # `conv.parametrizations.weight.original` is the weight of `conv`.
         del path[-3]
         path, own = (path[:-1], 1) if path[-1] == "original" else (path, 2)
     return ".".join(path[:-own]), ".".join(path)
@@ -265,9 +272,12 @@ def _resolve(argument: str, value: Any) -> Any:
     try:
         function = resolve_name(value)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"`{argument}` names the function {value!r}, which cannot be imported: {error}.") from error
+        raise ValueError(
+            f"`{argument}` names the function {value!r}, which cannot be imported: {error}. "
+            "Check the name, and that Python finds the module."
+        ) from error
     if not callable(function):
-        raise TypeError(f"`{argument}` must name a function, but {value!r} is {function!r}.")
+        raise TypeError(f"`{argument}` must name a function, but {value!r} names {function!r}.")
     return function
 
 
@@ -275,11 +285,13 @@ def _compile(layers: str | Sequence[str]) -> list[re.Pattern[str]]:
     patterns = [layers] if isinstance(layers, str) else layers
     if not isinstance(patterns, Iterable) or not all(isinstance(pattern, str) for pattern in patterns):
         raise TypeError(
-            f"`layers` must be None, a regular expression, a list of them, or a function of name and parameter, "
-            f"but got {layers!r}."
+            "`layers` must be None, a regular expression, a list of regular expressions, or a function of name and "
+            f"parameter, but got {layers!r}."
         )
     if not patterns:
-        raise ValueError("`layers` is an empty list, which tracks nothing: leave it out to track every matrix.")
+        raise ValueError(
+            "`layers` is an empty list, which tracks nothing. Leave it out to track all kernels and matrices."
+        )
     return [_compile_one(pattern) for pattern in patterns]
 
 

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scalars and pictures to every kind of Lightning logger."""
+"""Write scalars and pictures to every kind of Lightning logger."""
 
 import posixpath
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import fsspec
 import numpy as np
@@ -14,136 +14,207 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image as PILImage
 
-Image: TypeAlias = npt.NDArray[np.uint8]
+from lightning_rwc.quantity import Quantity
+from lightning_rwc.tags import Tags
+
+Picture: TypeAlias = npt.NDArray[np.uint8]
+PictureWriter: TypeAlias = Callable[[Any, str, Picture, int], None]
 
 _MLFLOW_KEY = 250
 _NAMES_IN_WARNING = 3
 
 
+def register_picture_writer(class_name: str, write: PictureWriter) -> None:
+    """Make pictures reach a logger that this package does not know.
+
+    Call it when your module is imported, so that processes that Lightning starts know it too.
+
+    Args:
+        class_name: the name of the logger's class. Its subclasses get pictures too.
+        write: a function of the logger, the tag, the picture and the step. It is called on rank 0. The picture is a
+            uint8 array of shape ``(height, width, 3)``. If the function fails, a warning says so once.
+
+    Raises:
+        TypeError: if ``class_name`` is not a string, or ``write`` is not callable.
+
+    Example:
+        >>> def write(logger, tag, picture, step):
+        ...     logger.experiment.upload(f"{tag} {step}", picture)
+        >>> register_picture_writer("MyLogger", write)
+
+    """
+    if not isinstance(class_name, str):
+        raise TypeError(f"`class_name` must be the name of a class as a string, but got {class_name!r}.")
+    if not callable(write):
+        raise TypeError(f"`write` must be a function of logger, tag, image and step, but got {write!r}.")
+    _PICTURE_WRITERS[class_name] = write
+
+
 class LoggerOutput:
-    """Writes to loggers, and never raises for what a logger does: each failure is warned about once."""
+    """Writes to loggers. It never raises if a logger fails, but warns once for each kind of failure."""
 
     def __init__(self) -> None:
-        self._told: set[str] = set()
+        self._warned: set[str] = set()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new run."""
+        self._contents: dict[int, object] = {}
 
     def scalars(self, loggers: Iterable[Logger], metrics: Mapping[str, float], step: int) -> None:
-        """Give every logger ``metrics`` under ``step``, without those that it would refuse along with all others."""
+        """Log ``metrics`` at ``step`` to every logger, without those that would make a logger refuse all of them."""
         for logger in loggers:
-            with self.survive(f"logging scalars to {_kind(logger)}"):
-                refused = _refused_by_mlflow(logger, metrics) if _supported(logger) == "MLFlowLogger" else {}
-                self._tell_refused(_kind(logger), refused)
+            with self.survive(f"logging scalars to {_class_name(logger)}"):
+                refused = _refused_by_mlflow(logger, metrics) if _is("MLFlowLogger", logger) else {}
+                self._warn_of_refused(_class_name(logger), refused)
                 logger.log_metrics({tag: value for tag, value in metrics.items() if tag not in refused}, step=step)
 
-    def showing_images(self, loggers: Iterable[Logger]) -> list[Logger]:
-        """Those of ``loggers`` that can show a picture; the others are named once."""
+    def showing_pictures(self, loggers: Iterable[Logger]) -> list[Logger]:
+        """Those of ``loggers`` that can show a picture. The others are named once, in a message."""
         able = []
         for logger in loggers:
             if _supported(logger) is not None:
                 able.append(logger)
-            elif _kind(logger) != "DummyLogger" and self._first(f"images to {_kind(logger)}"):
+            elif _class_name(logger) != "DummyLogger" and self._first(f"pictures to {_class_name(logger)}"):
                 rank_zero_info(
-                    f"{_kind(logger)} gets relative weight changes as scalars. The pictures of them go only to "
-                    f"{', '.join(_IMAGE_WRITERS)}; `RWCHistory.plot_heatmap()` draws them at any time."
+                    f"{_class_name(logger)} gets relative weight changes as scalars, but no pictures. Pictures go to "
+                    f"{', '.join(_PICTURE_WRITERS)}. `lightning_rwc.loggers.register_picture_writer` adds a logger. "
+                    "`callback.history.plot_heatmap()` draws the pictures at any time."
                 )
         return able
 
-    def images(self, loggers: Iterable[Logger], images: Mapping[str, Image], step: int) -> None:
-        """Give each logger that can show them the ``images``: tag to uint8 array of shape (height, width, 3)."""
+    def pictures(self, loggers: Iterable[Logger], pictures: Mapping[str, Picture], step: int) -> None:
+        """Log ``pictures`` at ``step`` to loggers that can show them.
+
+        Args:
+            loggers: the loggers.
+            pictures: tag to uint8 array of shape ``(height, width, 3)``.
+            step: the step.
+
+        """
         for logger in loggers:
             name = _supported(logger)
             if name is not None:
-                for tag, image in images.items():
-                    with self.survive(f"logging images to {_kind(logger)}"):
-                        _IMAGE_WRITERS[name](logger, tag, image, step)
+                for tag, picture in pictures.items():
+                    with self.survive(f"logging pictures to {_class_name(logger)}"):
+                        _PICTURE_WRITERS[name](logger, tag, picture, step)
+
+    def contents(
+        self,
+        loggers: Iterable[Logger],
+        tags: Tags,
+        layers: Sequence[str],
+        quantities: Mapping[str, Quantity],
+        step: int,
+    ) -> None:
+        """Tell the tab in TensorBoard what the log holds, if that has changed. Call it after :meth:`scalars`.
+
+        Args:
+            loggers: the loggers.
+            tags: the tags of relative weight change.
+            layers: the names of all layers, in definition order.
+            quantities: what the tags of a table start with, to its quantity.
+            step: the step.
+
+        """
+        contents = [*layers], dict(quantities)
+        for position, logger in enumerate(loggers):
+            if _is("TensorBoardLogger", logger) and self._contents.get(position) != contents:
+                with self.survive(f"logging the layers to {_class_name(logger)}"):
+                    from lightning_rwc.tensorboard.contents import summary
+
+                    named = {_with_prefix(logger, root): quantity for root, quantity in quantities.items()}
+                    writer = cast(Any, logger).experiment.file_writer
+                    writer.add_summary(summary(_with_prefix(logger, tags.layers), layers, named), step)
+                    self._contents[position] = contents
 
     @contextmanager
     def survive(self, doing: str) -> Iterator[None]:
-        """Turn an error into a warning that says what failed while ``doing``, the first time it does."""
+        """Turn an error into a warning that says what failed, the first time that ``doing`` fails."""
         try:
             yield
         except Exception as error:
             if self._first(doing):
                 rank_zero_warn(
-                    f"Relative weight change: {doing} failed with {type(error).__name__}: {error}. Training goes on "
-                    "and the history is complete; further failures of this kind are not reported."
+                    f"Relative weight change: {doing} failed with {type(error).__name__}: {error}. Training continues, "
+                    "and the history is complete. Further failures of this kind are not reported."
                 )
 
-    def _tell_refused(self, kind: str, refused: Mapping[str, str]) -> None:
+    def _warn_of_refused(self, kind: str, refused: Mapping[str, str]) -> None:
         fresh = [tag for tag in refused if self._first(f"{tag} to {kind}")]
         if fresh:
             named = "; ".join(f"{_shortened(tag)!r}, which {refused[tag]}" for tag in fresh[:_NAMES_IN_WARNING])
             more = f"; and {len(fresh) - _NAMES_IN_WARNING} more" if len(fresh) > _NAMES_IN_WARNING else ""
             rank_zero_warn(
-                f"{kind} gets no relative weight change under {named}{more}. It gets all others, and the history has "
-                "these too. `group_by=` can give layers other names."
+                f"{kind} cannot store the relative weight change of {named}{more}. It gets all others, and the history "
+                "is complete. You can give layers other names with `group_by`."
             )
 
     def _first(self, what: str) -> bool:
-        first = what not in self._told
-        self._told.add(what)
+        first = what not in self._warned
+        self._warned.add(what)
         return first
 
 
 def _refused_by_mlflow(logger: Any, metrics: Iterable[str]) -> dict[str, str]:
-    # MLflow takes the metrics of one call all or not at all.
+    # MLflow stores all metrics of a call, or none.
     refused, taken = {}, set()
     for tag in metrics:
         key = re.sub(r"[^a-zA-Z0-9_/. -]+", "", _with_prefix(logger, tag))  # what Lightning makes of it
         if len(key) > _MLFLOW_KEY:
-            refused[tag] = f"has {len(key)} characters where MLflow takes {_MLFLOW_KEY}"
+            refused[tag] = f"has {len(key)} characters, but MLflow accepts {_MLFLOW_KEY}"
         elif posixpath.normpath(key) != key or key.startswith(("/", "..")):
-            refused[tag] = "is no path as MLflow takes it"
+            refused[tag] = "is not a path that MLflow accepts"
         elif key in taken:
-            refused[tag] = f"is {_shortened(key)!r} to MLflow, as another is"
+            refused[tag] = f"has the same name as another one in MLflow, {_shortened(key)!r}"
         taken.add(key)
     return refused
 
 
 def _with_prefix(logger: Any, tag: str) -> str:
-    # The argument `prefix` of Lightning's loggers stands before scalars alone. It has no public name once given.
+    # Lightning's loggers put their argument `prefix` before scalars only, and have no public attribute for it.
     prefix = getattr(logger, "_prefix", None)
     return f"{prefix}{logger.LOGGER_JOIN_CHAR}{tag}" if prefix else tag
 
 
-def _tensorboard(logger: Any, tag: str, image: Image, step: int) -> None:
-    logger.experiment.add_image(_with_prefix(logger, tag), image, step, dataformats="HWC")
+def _tensorboard(logger: Any, tag: str, picture: Picture, step: int) -> None:
+    logger.experiment.add_image(_with_prefix(logger, tag), picture, step, dataformats="HWC")
 
 
-def _csv(logger: Any, tag: str, image: Image, step: int) -> None:
-    # Each picture holds all measurements so far, so the newest replaces the one before. The folder may be remote.
+def _csv(logger: Any, tag: str, picture: Picture, step: int) -> None:
+    # Each picture has all measurements so far, so the newest replaces the one before. The folder may be remote.
     files, folder = fsspec.core.url_to_fs(logger.log_dir)
     files.makedirs(folder, exist_ok=True)
     prefix, _, kind = _with_prefix(logger, tag).rpartition("/")
-    name = prefix.replace("%", "%25").replace("/", "%2F")  # `a/b` and `a_b` may both be there
+    name = prefix.replace("%", "%25").replace("/", "%2F")  # `a/b` and `a_b` may both exist
     with files.open(f"{folder}/{name}_{kind}.png", "wb") as file:
-        PILImage.fromarray(image).save(file, format="PNG")
+        PILImage.fromarray(picture).save(file, format="PNG")
 
 
-def _wandb(logger: Any, tag: str, image: Image, step: int) -> None:
-    logger.log_image(key=tag, images=[image], step=step)  # puts the logger's prefix before the key itself
+def _wandb(logger: Any, tag: str, picture: Picture, step: int) -> None:
+    logger.log_image(key=tag, images=[picture], step=step)  # puts the logger's prefix before the key itself
 
 
-def _mlflow(logger: Any, tag: str, image: Image, step: int) -> None:
+def _mlflow(logger: Any, tag: str, picture: Picture, step: int) -> None:
     key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", _with_prefix(logger, tag))  # all that MLflow takes
-    logger.experiment.log_image(logger.run_id, image, key=key, step=step)
+    logger.experiment.log_image(logger.run_id, picture, key=key, step=step)
 
 
-def _comet(logger: Any, tag: str, image: Image, step: int) -> None:
+def _comet(logger: Any, tag: str, picture: Picture, step: int) -> None:
     # Comet, not Lightning, joins the prefix of a scalar to its name.
     prefix = getattr(logger, "_prefix", None)
     name = tag if prefix is None else f"{prefix}_{tag}"
     # Comet rescales the values of an array, but not those of a PIL image.
-    logger.experiment.log_image(PILImage.fromarray(image), name=name, step=step)
+    logger.experiment.log_image(PILImage.fromarray(picture), name=name, step=step)
 
 
-def _lit(logger: Any, tag: str, image: Image, step: int) -> None:
+def _lit(logger: Any, tag: str, picture: Picture, step: int) -> None:
     from litlogger import Image as LitImage
 
-    logger.experiment[_with_prefix(logger, tag)].append(LitImage(image), step=step)
+    logger.experiment[_with_prefix(logger, tag)].append(LitImage(picture), step=step)
 
 
-# By class name: each class exists in `lightning.pytorch` and again in `pytorch_lightning`, unrelated by inheritance.
-_IMAGE_WRITERS: dict[str, Callable[[Any, str, Image, int], None]] = {
+_PICTURE_WRITERS: dict[str, PictureWriter] = {
     "TensorBoardLogger": _tensorboard,
     "CSVLogger": _csv,
     "WandbLogger": _wandb,
@@ -153,11 +224,16 @@ _IMAGE_WRITERS: dict[str, Callable[[Any, str, Image, int], None]] = {
 }
 
 
+def _is(name: str, logger: Logger) -> bool:
+    # By name: each class exists in `lightning.pytorch` and again in `pytorch_lightning`, unrelated by inheritance.
+    return any(base.__name__ == name for base in type(logger).__mro__)
+
+
 def _supported(logger: Logger) -> str | None:
-    return next((c.__name__ for c in type(logger).__mro__ if c.__name__ in _IMAGE_WRITERS), None)
+    return next((c.__name__ for c in type(logger).__mro__ if c.__name__ in _PICTURE_WRITERS), None)
 
 
-def _kind(logger: Logger) -> str:
+def _class_name(logger: Logger) -> str:
     return type(logger).__name__
 
 

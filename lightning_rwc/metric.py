@@ -2,9 +2,11 @@
 """Relative weight change as a torchmetrics metric, for any training loop."""
 
 import math
+import weakref
 from collections.abc import Callable
 from operator import is_
-from typing import Any, Literal, TypeAlias, get_args
+from types import NoneType
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,88 +14,76 @@ from torch.nn import Module, Parameter
 from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
-from lightning_rwc.functional import Norm, change_ratio, check_norm, sums_dtype
+from lightning_rwc.functional import Sums, change_ratio, sums_dtype
 from lightning_rwc.layer_order import merged_order
 from lightning_rwc.layers import GroupBy, LayerFilter, Layers, LayerSelection
-from lightning_rwc.sampling import ROWS, standard_error, unreliable
+from lightning_rwc.norms import Norm, definition
+from lightning_rwc.options import (
+    RelativeTo,
+    check_max_elements,
+    check_norm,
+    check_relative_to,
+    check_snapshot_device,
+)
+from lightning_rwc.sampling import SampleSums, standard_error, unreliable
 from lightning_rwc.shards import add_over_ranks, local, resharded_parameters, same_on_all_ranks
 from lightning_rwc.snapshot import Snapshot
 
-RelativeTo: TypeAlias = Literal["previous", "initial"]
+_STATE_VERSION = 1
 
 
-def check_relative_to(relative_to: str) -> None:
-    """Raise ``ValueError`` unless ``relative_to`` is one of the two baselines."""
-    if relative_to not in get_args(RelativeTo):
-        raise ValueError(
-            f"`relative_to` must be one of {', '.join(map(repr, get_args(RelativeTo)))}, but got {relative_to!r}."
-        )
+class Measurement(NamedTuple):
+    """One measurement, on the host."""
 
-
-def check_max_elements(max_elements: int | None, norm: Norm) -> None:
-    """Raise unless ``max_elements`` is None, or a number of elements that an estimate of ``norm`` can come from."""
-    if max_elements is None:
-        return
-    if isinstance(max_elements, bool) or not isinstance(max_elements, int):
-        raise TypeError(f"`max_elements` must be None or an int, but got {max_elements!r}.")
-    if max_elements < 256:
-        raise ValueError(
-            f"`max_elements` must be at least 256, but got {max_elements}: an estimate from fewer tells little. "
-            "65536 gives a standard error of about half a percent."
-        )
-    if norm == "elementwise":
-        raise ValueError(
-            f"`max_elements={max_elements}` cannot go with `norm='elementwise'`, a mean that a few weights near zero "
-            "carry, which a sample misses: take 'l1' or 'l2', or leave `max_elements` out."
-        )
-
-
-def check_snapshot_device(snapshot_device: str | None) -> None:
-    """Raise ``ValueError`` unless ``snapshot_device`` is None or the CPU."""
-    if snapshot_device not in (None, "cpu"):
-        raise ValueError(
-            f"`snapshot_device` must be None, for the device of the model, or 'cpu', but got {snapshot_device!r}."
-        )
+    values: dict[str, float]
+    """Layer name to relative weight change, in definition order."""
+    standard_errors: dict[str, float]
+    """Layer name to the standard error of its value, which is 0 if the layer is not sampled."""
+    unreliable: list[str]
+    """Sampled layers whose standard errors mean little."""
+    total: float
+    """The value of the whole model, measured as one layer."""
+    spans_ranks: bool = False
+    """Whether each rank measured a part only."""
 
 
 class RelativeWeightChange(Metric):
     r"""Relative weight change of every layer of a module.
 
     Construction takes a snapshot of the tracked parameters. Each ``update(module)`` measures how far they have moved
-    from it; ``compute()`` gives the latest measurement. Unlike most metrics this one does not accumulate: an
+    from it. ``compute()`` returns the latest measurement. Unlike most metrics this one does not accumulate: an
     ``update`` replaces the one before. ``reset()`` forgets the measurement and keeps the snapshot.
 
-    Where ranks hold shards of the weights (DTensors, as ``fully_shard`` and tensor parallelism make them), each rank
-    measures its own and ``update()`` adds them up: one small collective, to be called on all ranks. With
-    ``share_ranks=True`` ranks that have the same weights divide the work likewise; otherwise there is no
-    communication. ``state_dict()`` holds the snapshot; it is a collective where ``update()`` is.
+    If ranks hold shards of the weights (DTensors, from ``fully_shard`` or tensor parallelism), each rank measures its
+    own shards, and ``update()`` adds the sums with one small all-reduce. Call it on all ranks then. With
+    ``share_ranks=True``, ranks that have the same weights divide the work in the same way. Otherwise there is no
+    communication. ``state_dict()`` holds the snapshot. It is a collective if ``update()`` is one.
 
     Args:
-        module: the module to be measured. It is not kept, and may be wrapped or compiled later.
+        module: the module to measure. The metric does not keep it alive. You may wrap or compile it later.
         norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
-        relative_to: the snapshot to measure from: ``"previous"`` moves it to the present weights at each ``update``,
-            ``"initial"`` leaves it at those of construction.
+        relative_to: ``"previous"`` measures from the last ``update``, ``"initial"`` from the weights at construction.
         layers: which parameters are tracked, see :class:`~lightning_rwc.layers.LayerSelection`.
         group_by: how parameters form layers, see :class:`~lightning_rwc.layers.LayerSelection`.
-        max_elements: of each layer with more elements, measure a fixed sample of about so many: the snapshot is that
-            much smaller, and values are estimates, see ``standard_errors``. What few elements do alone, as rows of an
-            embedding, a sample may miss. Takes the place of ``share_ranks``.
+        max_elements: measure a fixed sample of about this many elements of each larger layer. The snapshot is smaller
+            by the same factor, and values are estimates, see ``standard_errors``. A sample may miss what only few
+            elements do, such as some rows of an embedding. ``share_ranks`` has no effect then.
         snapshot_device: where the snapshot is kept: None for the device of the model, or ``"cpu"``, which costs a copy
             of the weights in both directions at every measurement.
-        share_ranks: whether all ranks of the process group hold the same weights, as in DDP: then each keeps and
+        share_ranks: whether all ranks of the process group hold the same weights, as in DDP. Then each rank keeps and
             measures one part of every layer.
         kwargs: as for :class:`torchmetrics.Metric`.
 
     Attributes:
-        layers: names of the layers, in definition order. A layer that appears during training takes its place there and
-            is measured from its second ``update`` on; one that disappears is no longer measured.
+        layers: names of the layers, in definition order. A layer that appears during training takes its position there
+            and is measured from its second ``update`` on. A layer that disappears is no longer measured.
         total: 0-dim tensor, the whole model measured as one layer, as of the last ``compute()``.
-        standard_errors: for each measured layer a 0-dim tensor, as of the last ``compute()``: the standard error of
-            its value; 0 for a layer that is not sampled, and a bound where no sampled element moved.
+        standard_errors: layer name to 0-dim tensor, the standard error of its value as of the last ``compute()``. It
+            is 0 if the layer is not sampled, and a bound if no sampled element moved.
 
     Raises:
         ValueError: if ``norm``, ``relative_to`` or ``snapshot_device`` is unknown, ``max_elements`` is below 256 or
-            goes with ``norm="elementwise"``, or the selection of layers finds nothing.
+            given with ``norm="elementwise"``, or no layer is selected.
         TypeError: if ``layers``, ``group_by`` or ``max_elements`` is of the wrong type.
 
     Example:
@@ -127,7 +117,7 @@ class RelativeWeightChange(Metric):
         share_ranks: bool = False,
         **kwargs: Any,
     ) -> None:
-        # `update` has added up over ranks what there is to add.
+        # `update` already adds up over ranks.
         super().__init__(**{"sync_on_compute": False} | kwargs)
         check_norm(norm)
         check_relative_to(relative_to)
@@ -141,39 +131,42 @@ class RelativeWeightChange(Metric):
         self.layers = list(found)
         self._snapshot = Snapshot(share_ranks, max_elements, torch.device(snapshot_device) if snapshot_device else None)
         self._snapshot.take(found)
-        self._told: set[str] = set()
-        self._tell_unmeasurable()
+        self._warned: set[str] = set()
+        self._warn_of_unmeasurable()
         self._error: Exception | None = None
         self._agreed = True
-        self._astray = False
-        self._seen: list[Parameter | None] = []
-        self._found: Layers = {}
+        self._half_moved = False
+        self._module: weakref.ref[Module] | None = None
+        self._owner: weakref.ref[Module] | None = None
+        self._seen: list[Callable[[], Parameter | None]] = []
+        self._found: Layers | None = None
+        self._names = ""
         self._elements: dict[str, int] = {}
         self.standard_errors: dict[str, Tensor] = {}
         self.total = torch.full((), math.nan, dtype=torch.float64, device="cpu")
-        rows = 3 if max_elements is None else ROWS
-        self.add_state("sums", default=torch.zeros(rows, len(self.layers)), dist_reduce_fx="sum")
+        rows = Sums if max_elements is None else SampleSums
+        self.add_state("sums", default=torch.zeros(len(rows._fields), len(self.layers)), dist_reduce_fx="sum")
 
     @property
     def spans_ranks(self) -> bool:
-        """Whether ranks measure a part each, so that :meth:`update` is a collective."""
+        """Whether each rank measures a part only, so that :meth:`update` is a collective."""
         return self._snapshot.spans_ranks
 
     def update(self, module: Module) -> None:
-        """Measure ``module`` against the snapshot, and make its weights the snapshot if that is to be the previous.
+        """Measure ``module`` against the snapshot. With ``relative_to="previous"``, its weights become the snapshot.
 
         Args:
-            module: the module of construction, or one with the same parameter names.
+            module: the module given at construction, or another one with the same parameter names.
 
         """
         self.measure(module)
         self.reduce()
 
     def measure(self, module: Module) -> None:
-        """The first half of :meth:`update`: the snapshot is moved, the sums are this rank's.
+        """The first half of :meth:`update`: take this rank's sums and move its snapshot.
 
-        There is no communication, unless parameters have been sharded since the snapshot. It does not raise: other
-        ranks wait for this one in :meth:`reduce`, which raises instead.
+        There is no communication, unless parameters have been sharded since the snapshot. An error is raised later, by
+        :meth:`reduce`, because other ranks wait for this one there.
 
         Args:
             module: as for :meth:`update`.
@@ -183,138 +176,176 @@ class RelativeWeightChange(Metric):
         try:
             found = self.tracked(module)
             self.layers = merged_order([*found], self.layers)
-            if self._astray:
-                raise RuntimeError("after the last failure, the snapshot could not be taken anew until now")
-            # Whoever stops on the way does not know how far the snapshot has been moved.
-            self._astray = self.relative_to == "previous"
-            self.sums, self._elements = self._snapshot.sums(found, self.layers, self.norm, advance=self._astray)
-            self._astray = False
+            if self._half_moved:
+                raise RuntimeError("the snapshot could not be taken again after the last failure")
+            # If this stops on the way, nobody knows how far the snapshot has been moved.
+            self._half_moved = self.relative_to == "previous"
+            self.sums, self._elements = self._snapshot.measure(found, self.layers, self.norm, advance=self._half_moved)
+            self._half_moved = False
         except Exception as error:
             self._error = error
-            self._return_from_astray()
+            self._retake_snapshot()
             device = next(local(parameter).device for parameter in module.parameters())
             shape = len(self.sums), len(self.layers)
             self.sums = torch.full(shape, math.nan, dtype=sums_dtype(device), device=device)
             self._elements = dict.fromkeys(self.layers, 0)
 
     def reduce(self) -> None:
-        """The second half of :meth:`update`: add up the sums of all ranks, where they measure a part each.
+        """The second half of :meth:`update`: add up the sums of all ranks, if each measures a part only.
 
         Raises:
             RuntimeError: on all ranks, if they track different layers.
-            Exception: whatever :meth:`measure` met with on this rank. On the others all layers are ``nan`` then.
+            Exception: the error that :meth:`measure` met on this rank. On the other ranks all layers are ``nan`` then.
 
         """
         if self.spans_ranks and not self._agreed:
-            names = {layer: [*parameters] for layer, parameters in self._found.items()}
-            self._agreed = same_on_all_ranks(repr(self._error or (self.layers, names)))
+            self._agreed = same_on_all_ranks(repr(self._error or (self.layers, self._names)))
         if self.spans_ranks and self._agreed:
             self.sums = add_over_ranks(self.sums)
-        self._tell_unmeasurable()
+        self._warn_of_unmeasurable()
         if self._error is not None:
             raise self._error
         if self.spans_ranks and not self._agreed:
             raise RuntimeError(
-                "The ranks do not track the same layers, or one of them failed. `layers` and `group_by` must give the "
-                "same answer on every rank."
+                "The ranks do not track the same layers, or one of them failed. `layers` and `group_by` must choose "
+                "the same layers on every rank."
             )
 
-    def latest(self) -> tuple[list[str], Tensor]:
-        """The latest measurement as one tensor, for whoever wants it on the host at once.
-
-        Returns:
-            The names of the measured layers, in definition order; and a tensor of shape ``(3, layers + 1)``: relative
-            weight changes; their standard errors, which are 0 where nothing was sampled; and 1 where the standard error
-            of a sampled layer means little, else 0. The last column is the whole model, measured as one layer.
-
-        """
-        measured = [index for index, layer in enumerate(self.layers) if layer in self._elements]
-        sums = self.sums if len(measured) == self.sums.shape[1] else self.sums[:, measured]
-        sums = torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
-        ratios = change_ratio(sums[:3], self.norm)
-        rows = (ratios, standard_error(sums, self.norm), unreliable(sums).to(ratios))
-        return [self.layers[index] for index in measured], torch.stack(rows)
+    def fetch(self) -> Measurement:
+        """The latest measurement on the host, in one copy from the device."""
+        layers, values, errors, doubts = self._latest()
+        (*values, total), (*errors, _), (*doubts, _) = torch.stack((values, errors, doubts.to(values))).tolist()
+        return Measurement(
+            dict(zip(layers, values, strict=True)),
+            dict(zip(layers, errors, strict=True)),
+            [layer for layer, doubt in zip(layers, doubts, strict=True) if doubt],
+            total,
+            self.spans_ranks,
+        )
 
     def compute(self) -> dict[str, Tensor]:
         """The latest measurement.
 
         Returns:
-            For each measured layer, in definition order, a 0-dim tensor on the device of the model.
+            Layer name to a 0-dim tensor on the device of the model, in definition order.
 
         """
-        names, (ratios, errors, _) = self.latest()
-        if names:
-            self.total = ratios[-1]
-        self.standard_errors = dict(zip(names, errors.unbind(), strict=False))
-        return dict(zip(names, ratios.unbind(), strict=False))
+        layers, values, errors, _ = self._latest()
+        if layers:
+            self.total = values[-1]
+        self.standard_errors = dict(zip(layers, errors.unbind(), strict=False))
+        return dict(zip(layers, values.unbind(), strict=False))
+
+    def _latest(self) -> tuple[list[str], Tensor, Tensor, Tensor]:
+        """The measured layers, their values, standard errors and whether these mean little; last, the whole model."""
+        measured = [index for index, layer in enumerate(self.layers) if layer in self._elements]
+        sums = self.sums if len(measured) == self.sums.shape[1] else self.sums[:, measured]
+        sums = torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
+        values = change_ratio(sums[: len(Sums._fields)], self.norm)
+        layers = [self.layers[index] for index in measured]
+        return layers, values, standard_error(sums, self.norm), unreliable(sums)
 
     def tracked(self, module: Module) -> Layers:
         """The parameters of each layer that ``module`` has now: layer name to parameter name to parameter."""
-        # Names and groups are worked out again only when there are other parameters than the last time.
+        # Names and groups are worked out again only if the parameters are not those of the last time.
         present = resharded_parameters(module)
-        if len(present) != len(self._seen) or not all(map(is_, present, self._seen)):
-            # Other ranks see this too: they ask one another in `reduce`, also where this rank's selection fails.
-            self._agreed = False
-            self._found = self._selection.find(module)
-            self._seen = present
+        seen = [reference() for reference in self._seen]
+        if len(present) != len(seen) or not all(map(is_, present, seen)):
+            # Other ranks see this too. They compare their layers in `reduce`, also if this rank's selection fails.
+            self._agreed, self._found = False, None
+            # `NoneType` stands for a parameter that is None. Like a weak reference, it returns that when it is called.
+            self._seen = [NoneType if parameter is None else weakref.ref(parameter) for parameter in present]
+        if self._found is None:
+            found = self._selection.find(module)
+            self._names = repr({layer: [*parameters] for layer, parameters in found.items()})
+            self._forget_with(_owner(module, found))
+            self._found = found
+        if not self.is_of(module):
+            self._module = weakref.ref(module)
         return self._found
+
+    def is_of(self, module: Module) -> bool:
+        """Whether ``module`` is the module that was measured last."""
+        return self._module is not None and self._module() is module
+
+    def _forget_with(self, owner: Module) -> None:
+        """Let go of the parameters when ``owner`` is gone."""
+        forget = weakref.WeakMethod(self._forget_parameters)
+        self._owner = weakref.ref(owner, lambda _: (method := forget()) and method())
+
+    def _forget_parameters(self) -> None:
+        self._found = None
+        self._snapshot.forget_parameters()
 
     @property
     def left_out(self) -> dict[str, int]:
-        """With ``norm="elementwise"``, how many elements of each layer were exactly zero and left out."""
-        if self.norm != "elementwise":
+        """How many elements of each layer ``norm="elementwise"`` left out because they were exactly zero."""
+        if not definition(self.norm).is_mean:
             return dict.fromkeys(self._elements, 0)
-        kept = zip(self.layers, self.sums[1].tolist(), strict=False)
+        kept = zip(self.layers, Sums(*self.sums).denominator.tolist(), strict=False)
         return {layer: self._elements[layer] - round(count) for layer, count in kept if layer in self._elements}
 
     def reset(self) -> None:
-        """Forget the measurement; the snapshot stays, so that the next ``update`` measures from the last one."""
+        """Forget the measurement. The snapshot stays, so the next ``update`` measures from the last one."""
         super().reset()
         self._elements = {}
         self.standard_errors = {}
         self.total = torch.full_like(self.total, math.nan)
 
     def forward(self, module: Module) -> dict[str, Tensor]:
-        """Call ``update(module)`` and return ``compute()``: nothing accumulates, so a step's value is the value."""
+        """Call ``update(module)`` and return ``compute()``."""
         self.update(module)
         return self.compute()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Module:
         super()._apply(fn, *args, **kwargs)
         self._snapshot.apply(fn)
-        self._seen, self._found = [], {}
+        self._forget_parameters()
         return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """What ``state_dict()`` stores: the snapshot, as whole tensors on the CPU, and the order of the layers."""
-        return {"layers": list(self.layers), "snapshot": self._snapshot.state_dict()}
+        return {"version": _STATE_VERSION, "layers": list(self.layers), "snapshot": self._snapshot.state_dict()}
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Go on from the snapshot that :meth:`get_extra_state` gave; what it lacks keeps its own."""
+        """Resume from the snapshot of :meth:`get_extra_state`. Parameters that it lacks keep theirs."""
+        if state.get("version") != _STATE_VERSION:
+            rank_zero_warn(
+                f"The saved snapshot has version {state.get('version')!r}, but this version of lightning-rwc reads "
+                f"version {_STATE_VERSION}. The metric keeps its own snapshot."
+            )
+            return
         self.layers = merged_order(self.layers, state["layers"])
         if unfit := self._snapshot.load_state_dict(state["snapshot"]):
             rank_zero_warn(
-                f"Samples of {', '.join(unfit)} were taken by another number of ranks, or of another `max_elements`, "
-                "than there is now: their next relative weight change is measured from the present weights."
+                f"Samples of {', '.join(unfit)} were taken with another number of ranks or another `max_elements`. "
+                "Their next relative weight change is measured from the present weights."
             )
 
-    def _return_from_astray(self) -> None:
-        """Let the next measurement start from here, if that can be done."""
+    def _retake_snapshot(self) -> None:
+        """Let the next measurement start from here, if possible."""
         try:
-            if self._astray:
+            if self._half_moved and self._found is not None:
                 self._snapshot.retake(self._found)
-                self._astray = False
+                self._half_moved = False
         except Exception as error:
             self._error = error
 
-    def _tell_unmeasurable(self) -> None:
-        reasons = {name: why for name, why in self._snapshot.unmeasurable.items() if name not in self._told}
+    def _warn_of_unmeasurable(self) -> None:
+        reasons = {name: why for name, why in self._snapshot.unmeasurable.items() if name not in self._warned}
         if reasons:
-            self._told |= {*reasons}
+            self._warned |= {*reasons}
             rank_zero_warn(
                 f"PyTorch cannot compute with the weights of {', '.join(map(repr, reasons))}, so their relative weight "
                 f"change is not measured ({next(iter(reasons.values()))})."
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return super().__getstate__() | {"_seen": [], "_found": {}}
+        return super().__getstate__() | {"_module": None, "_owner": None, "_seen": [], "_found": None}
+
+
+def _owner(module: Module, found: Layers) -> Module:
+    """The module inside of ``module`` that has the first parameter. It outlives wrappers, but not the model."""
+    first = next((parameter for parameters in found.values() for parameter in parameters.values()), None)
+    owners = (child for child in module.modules() if any(p is first for p in child._parameters.values()))
+    return next(owners, module)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of a table of relative weight changes, as matplotlib figures without pyplot's global state."""
+"""Pictures of a history: a heatmap and a chart of curves, as matplotlib figures without pyplot's global state."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,14 +29,14 @@ Indices = npt.NDArray[np.int_]
 
 _DPI = 100
 _CMAP, _SIGNED_CMAP = colormaps["viridis"], colormaps["PuOr"]
-# Outside the colour map, and apart from it also without colour vision.
+# Not in the colour map, and distinct from it for colour-blind readers too.
 _ZERO, _INFINITE, _MISSING = "#d4d4d4", "#f03b20", "#ffffff"
-_DECADES = 6  # a colour scale over more hides the differences people look for
+_DECADES = 6  # a colour scale over more decades hides the differences that matter
 _MAX_COLUMNS = 260  # each two pixels wide
 _MAX_ROWS = 320
 _MAX_POINTS = 24_000
 _LEGEND_LAYERS = 12
-# Of each channel. More of them are not seen, and make a log of pictures half as large again.
+# Of each colour channel. The eye sees no difference to 256, and a PNG is a quarter to two fifths smaller.
 _LEVELS = [round(round(level * 31 / 255) * 255 / 31) for level in range(256)]
 
 
@@ -49,15 +49,15 @@ def heatmap(
 ) -> Figure:
     """Draw layers × measurements: definition order from top to bottom, time from left to right, logarithmic colour.
 
-    Cells that are zero, infinite or ``nan`` have colours of their own and no say in the colour scale, which spans
-    at most six decades below the largest finite value; that of a signed quantity is linear around zero. Of more than
-    260 measurements 260 are drawn, evenly spaced, the last one always; of more than 320 layers 320 are named.
+    The colour scale spans at most six decades below the largest finite value. For a signed quantity it is linear around
+    zero. Zero, infinite and ``nan`` cells have their own colours and do not affect the scale. At most 260 measurements
+    are drawn, evenly spaced and including the last. At most 320 layers are named.
 
     Args:
         values: of shape ``(measurements, layers)``.
         layers: names of the layers, in definition order.
-        epochs: the epoch of each measurement; the x axis, where every epoch has one measurement.
-        steps: the step of each measurement; the x axis elsewhere.
+        epochs: the epoch of each measurement. It is the x axis if no epoch has two measurements.
+        steps: the step of each measurement. It is the x axis otherwise.
         quantity: what the values are.
 
     Raises:
@@ -98,12 +98,22 @@ def curves(
     steps: Sequence[int],
     quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
 ) -> Figure:
-    """Draw every layer's curve in one chart, coloured by its place, on a logarithmic axis; arguments as for `heatmap`.
+    """Draw each layer's curve in one chart, coloured by depth, on a logarithmic axis.
 
-    Zeros and infinities, which such an axis has no place for, stand as triangles at its lower and upper edge. The axis
-    of a signed quantity is linear. Up to
-    12 layers get a legend, more a colour bar of places. Of more than 320 layers 320 are drawn, and of the measurements
-    260, or as many as come to 24,000 points: evenly spaced, first and last included.
+    Zeros and infinities are triangles at the lower and the upper edge. The axis of a signed quantity is linear. Up to
+    12 layers get a legend, more get a colour bar of depth. At most 320 layers and 260 measurements are drawn, and at
+    most 24,000 points. They are evenly spaced and include the first and the last.
+
+    Args:
+        values: of shape ``(measurements, layers)``.
+        layers: names of the layers, in definition order.
+        epochs: the epoch of each measurement, as for :func:`heatmap`.
+        steps: the step of each measurement, as for :func:`heatmap`.
+        quantity: what the values are.
+
+    Raises:
+        ValueError: if there is no measurement.
+
     """
     rows = _spread(len(layers), _MAX_ROWS)
     columns, times, time_label = _times(values, epochs, steps, most=min(_MAX_POINTS // max(len(rows), 1), _MAX_COLUMNS))
@@ -157,14 +167,14 @@ def curves(
 
 
 def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
-    """Render ``figure``: an array of shape ``(height, width, 3)``, with 32 levels of each colour."""
+    """Render ``figure`` to an array of shape ``(height, width, 3)`` with 32 levels of each colour."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.asarray(Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").point(_LEVELS * 3))
 
 
 def _figure(height: float, left: float, right: float) -> tuple[Figure, Axes]:
-    # Margins in inches: a layout engine measures every label, which at 300 layers costs more than the picture.
+    # Margins in inches. A layout engine would measure every label, which at 300 layers takes longer than the picture.
     width, top, bottom = 5.2, 0.4, 0.6
     total_width, total_height = left + width + right, top + height + bottom
     figure = Figure(figsize=(total_width, total_height), dpi=_DPI)
@@ -174,7 +184,7 @@ def _figure(height: float, left: float, right: float) -> tuple[Figure, Axes]:
 
 def _times(values: Table, epochs: Sequence[int], steps: Sequence[int], most: int) -> tuple[Indices, Table, str]:
     if values.size == 0:
-        raise ValueError("There is no measurement to draw yet: the first is taken at the end of the first epoch.")
+        raise ValueError("There is no measurement to draw yet. The first is taken at the end of the first epoch.")
     times, label = (epochs, "epoch") if len(set(epochs)) == len(epochs) else (steps, "step")
     drawn = _spread(len(times), most)
     return drawn, np.array(times, dtype=np.float64)[drawn], label
@@ -192,7 +202,7 @@ def _round_times(times: Table) -> Table:
 
 
 def log_ticks(axis: Axis, low: float, high: float) -> None:
-    """Give a logarithmic ``axis`` from ``low`` to ``high`` ticks with plain numbers."""
+    """Set ticks with plain numbers on a logarithmic ``axis`` from ``low`` to ``high``."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_locator(LogLocator(subs=(2, 5)))
@@ -202,7 +212,7 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
 def _log_limits(positive: Table, decades: float) -> tuple[float, float]:
     if not positive.size:
         return 1e-6, 1.0
-    # Beyond this matplotlib takes an axis for empty.
+    # Matplotlib treats an axis with limits beyond these as empty.
     high, low = np.clip([positive.max(), positive.min()], 1e-200, 1e200).tolist()
     low = max(low, high / 10**decades)
     return (low, high) if low < high else (low / 3, high * 3)
@@ -242,7 +252,7 @@ def _mark_special(axes: Axes, cells: Table, quantity: Quantity) -> None:
     for mask, colour, marker, label in (
         ((cells == 0) & (not quantity.signed), _ZERO, None, quantity.zero),
         (np.isinf(cells), _INFINITE, r"$\infty$", quantity.infinite),
-        (np.isnan(cells), _MISSING, "x", "nan: not finite, or not there"),
+        (np.isnan(cells), _MISSING, "x", "nan: not finite, or missing"),
     ):
         if mask.any():
             entries.append(Patch(facecolor=colour, edgecolor="0.5", label=label))
@@ -259,7 +269,7 @@ def _points(axes: Axes, x: Table, y: Table, mask: npt.NDArray[np.bool_], colours
 def _legend(axes: Axes, entries: Sequence[Patch | Line2D], above: bool = False) -> None:
     if not entries:
         return
-    # Texts are set afterwards: matplotlib leaves out of a legend what begins with an underscore, as layers may.
+    # Texts are set later, because a legend omits labels that begin with an underscore, and layers' names may.
     legend = Legend(
         axes,
         entries,

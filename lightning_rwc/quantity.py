@@ -1,20 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a table of numbers is about, for whoever draws it."""
+"""What the numbers of a table are, so that they can be labelled and drawn."""
 
 from typing import NamedTuple
 
 
 class Quantity(NamedTuple):
-    """A quantity that has one number a layer at each measurement."""
+    """A quantity with one number per layer at each measurement."""
 
     label: str
-    """Its name, with the unit in brackets."""
+    """Name, with the unit in brackets."""
     signed: bool = False
-    """Whether it can be negative: then scales are linear around zero, else they are logarithmic."""
+    """Whether values can be negative. If so, scales are linear around zero; otherwise they are logarithmic."""
     zero: str = "0"
-    """What a value of zero means, unless the scale shows it."""
+    """What a value of zero means, for the legend of a logarithmic scale."""
     infinite: str = "inf"
-    """What an infinite value means."""
+    """What an infinite value means, for the legend."""
 
 
 RELATIVE_WEIGHT_CHANGE = Quantity(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Names beside the rows of a picture, hundreds of them in milliseconds."""
+"""Names of the rows of a picture: hundreds of them in milliseconds."""
 
 import re
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ _PARTS = re.compile(r"[^.]*\.|[^.]+")
 
 
 class RowNames(Artist):
-    """The names that the hidden y axis of ``axes`` holds, each beside its row.
+    """Draws the labels of the hidden y axis of ``axes``, each next to its row.
 
-    The axis itself takes milliseconds a name. Pillow takes less than a tenth of one, because it draws what names
-    have in common once, and what it draws compresses better. Files of vectors get text that can be searched.
+    Matplotlib takes milliseconds for a label. Pillow takes about a tenth of a millisecond here, because each part
+    that names share is drawn only once. Its output also compresses better. Vector files get text that can be searched.
     """
 
     def __init__(self, axes: Axes, font_size: float) -> None:
@@ -32,7 +32,7 @@ class RowNames(Artist):
         self._rows, self._font_size = axes, font_size
 
     def draw(self, renderer: RendererBase) -> None:
-        """Draw with ``renderer``."""
+        """Draw the names with ``renderer``."""
         box, axis, size = self._rows.bbox, self._rows.yaxis, self._font_size / 72 * self._rows.figure.dpi
         x, rows = box.x0 - size / 2, axis.get_majorticklocs().tolist()
         heights = self._rows.transData.transform([(0, row) for row in rows])[:, 1]
@@ -50,7 +50,7 @@ class RowNames(Artist):
             left = column.width
             for part in map(drawn, reversed(_PARTS.findall(name))):
                 left -= part.width
-                # The quarter keeps names apart evenly, where rows are at halves of pixels.
+                # The quarter keeps distances even if rows are at halves of pixels.
                 column.paste(255, (left, round(column.height - y - part.height / 2 - 0.25)), part)
         image = np.empty((column.height, column.width, 4), np.uint8)
         image[..., :3] = np.multiply(255, to_rgb(rcParams["text.color"]))
@@ -65,18 +65,18 @@ def _drawn(font: ImageFont.FreeTypeFont, text: str) -> Image.Image:
 
 
 def short(name: str) -> str:
-    """``name``, fit to be printed, with the middle left out of one of more than 48 characters."""
+    """Return ``name`` in printable form; a name of more than 48 characters loses its middle."""
     name = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
     half = _MAX_NAME // 2
     return name if len(name) <= _MAX_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def text_width(texts: Sequence[str], font_size: float) -> float:
-    """The width of the longest of ``texts``, in inches."""
+    """Return the width of the longest of ``texts``, in inches."""
     length = cache(_font(font_size * 100 / 72).getlength)
     return max((sum(map(length, _PARTS.findall(text))) for text in texts), default=0) / 100
 
 
 def _font(size: float) -> ImageFont.FreeTypeFont:
-    # Not laid out by Raqm, which not every Pillow has: pictures are the same everywhere.
+    # Not every Pillow has the layout engine Raqm. Without it, pictures are the same everywhere.
     return ImageFont.truetype(findfont(FontProperties()), max(round(size), 1), layout_engine=ImageFont.Layout.BASIC)

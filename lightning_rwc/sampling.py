@@ -1,43 +1,64 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Estimates from a sample: which elements of a large tensor are kept, and how far off their sums may be.
+"""Estimates from a sample: which elements of a large tensor are kept, and how precise their sums are.
 
-A tensor is cut into strata, runs of nearly equally many neighbouring elements, and two different elements are drawn
-from each. With every element weighted by how many it stands for, the sums of the sample estimate those of the tensor,
-and the difference of the two elements of a stratum tells how much they vary (Cochran, Sampling Techniques, 3rd edition,
-sections 5.3 and 6.5).
+A tensor is cut into strata. A stratum is a run of neighbouring elements, and all strata have nearly the same size. Two
+different elements are drawn from each stratum. Each is weighted by the number of elements that it stands for, so that
+the sums over the sample estimate the sums over the tensor. The difference between the two elements of a stratum
+estimates their variance (Cochran, Sampling Techniques, 3rd edition, sections 5.3 and 6.5).
 
-Where few sampled elements moved, or none, others may have been missed: :func:`standard_error` allows for them. Where a
-few of them carry most of the change, the sample does not tell how far off it is: :func:`unreliable` says so.
+If few or none of the sampled elements moved, the sample may have missed others that did. :func:`standard_error` allows
+for them. If a few sampled elements carry most of the change, the sample cannot tell how precise it is.
+:func:`unreliable` detects this.
 
 """
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_rwc.functional import Norm, change_terms
+from lightning_rwc.functional import Sums, change_terms
+from lightning_rwc.norms import Norm, definition
 
-ROWS = 9
-"""How many sums a sample has, see :meth:`Sample.sums`."""
 
-# "The rule of three": with 95 % confidence no more than 3 in n elements are as none of n drawn elements is.
+class SampleSums(NamedTuple):
+    """The rows of a tensor of sums that are estimated from samples, with one column for each layer."""
+
+    numerator: Tensor
+    denominator: Tensor
+    change: Tensor
+    """The estimates of the rows of :class:`~lightning_rwc.functional.Sums`."""
+    numerator_variance: Tensor
+    denominator_variance: Tensor
+    covariance: Tensor
+    """The estimated variances of numerator and denominator, and their covariance."""
+    squares: Tensor
+    cubes: Tensor
+    """The sums of the squares and of the cubes of the residuals. A residual is what a sampled element adds to the
+    numerator beyond the estimated ratio times what it adds to the denominator."""
+    sampled: Tensor
+    """The number of sampled elements."""
+
+
+# The rule of three: if none of n drawn elements moved, then with 95 % confidence at most 3 in n of all elements did.
 _UNSEEN = 3.0
-# Cochran, section 2.15: from so many elements on, times the squared skewness, the normal distribution serves.
+# Cochran, section 2.15: the normal distribution holds for more elements than this number times the squared skewness.
 _COCHRAN = 25.0
 
 
 class Sample:
     """A fixed choice of elements of a tensor.
 
-    Nothing is stored but numbers: the elements are found anew by a hash whenever they are wanted, the same on every
-    device, without a random number generator whose state could matter to anyone.
+    The indices are not stored. A hash computes them whenever they are needed, the same on every device. It does not
+    touch the state of any random number generator.
 
     Args:
-        numel: how many elements the tensor has.
-        size: how many are chosen, one fewer if it is odd; all if there are no more.
-        seed: what the choice depends on.
+        numel: the number of elements of the tensor.
+        size: the number of elements to choose. If it is odd, one fewer is chosen. If the tensor has no more than
+            this, all are.
+        seed: the choice depends on this number.
 
     """
 
@@ -48,44 +69,42 @@ class Sample:
 
     def _bounds(self, device: torch.device) -> tuple[Tensor, Tensor]:
         strata = torch.arange(self.strata, device=device)
-        # As integers, in two parts, because numel × strata may be beyond 64 bits.
+        # Computed as integers and in two parts, because numel × strata may exceed 64 bits.
         length, rest = divmod(self.numel, self.strata)
         starts = strata * length + strata * rest // self.strata
         ends = torch.cat((starts[1:], starts.new_full((1,), self.numel)))
         return starts, ends - starts
 
     def indices(self, device: torch.device) -> Tensor:
-        """The chosen places in the flattened tensor: int64, the first of every stratum, then the second of each."""
+        """The int64 indices into the flattened tensor: the first element of each stratum, then each second one."""
         if not self.strata:
             return torch.arange(self.numel, device=device)
         starts, lengths = self._bounds(device)
         draws = _hash(self.seed, torch.arange(2 * self.strata, device=device)).view(2, -1)
         first = draws[0] % lengths
-        # Another one: as if drawn from those that are left.
+        # Drawn from the other elements of the stratum.
         second = (first + 1 + draws[1] % (lengths - 1)) % lengths
         return torch.cat((starts + first, starts + second))
 
-    def sums(self, previous: Tensor, current: Tensor, norm: Norm) -> Tensor:
+    def estimate(self, previous: Tensor, current: Tensor, norm: Norm) -> Tensor:
         """Estimate the sums over the tensor from the sampled values.
 
         Args:
             previous: the earlier values at :meth:`indices`.
-            current: the present ones.
+            current: the present values there.
             norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
 
         Returns:
-            A tensor of shape ``(9,)``: estimates of the sums of :func:`~lightning_rwc.functional.change_sums`; the
-            estimated variances of numerator and denominator, and their covariance; the sums of the squares and of the
-            cubes of the residuals, which are what each sampled element adds to the numerator beyond the estimated ratio
-            times what it adds to the denominator; and the number of sampled elements. All but the first three are 0 if
-            nothing is left out.
+            A tensor of shape ``(9,)`` with the rows of :class:`SampleSums`. All but the first three are 0 if nothing is
+            left out.
 
         """
         terms = torch.stack(change_terms(previous, current, norm))
         if not self.strata:
-            return torch.cat((terms.sum(1), terms.new_zeros(ROWS - 3)))
+            return torch.cat((terms.sum(1), terms.new_zeros(len(SampleSums._fields) - len(terms))))
         lengths = self._bounds(terms.device)[1].to(terms.dtype)
-        pairs = terms.view(3, 2, -1)
+        # The two elements of each stratum.
+        pairs = terms.view(len(terms), 2, -1)
         estimates = (pairs.sum(1) * lengths / 2).sum(1)
         numerators, denominators = (pairs[:2, 0] - pairs[:2, 1]) / 2
         spread = lengths * (lengths - 2)
@@ -97,61 +116,64 @@ class Sample:
 
 
 def standard_error(sums: Tensor, norm: Norm) -> Tensor:
-    """The standard error of relative weight changes: ±2 of it cover the truth in about 95 % of reliable cases.
+    """The standard error of relative weight changes.
 
-    - Where few sampled elements carry the change, the error allows for one and a half more of them. For a count k of
-      moved elements this is k ± 2 √(k + 2.25), whose upper end is close to that of the exact 95 % interval.
-    - Where no sampled element moved, with 95 % confidence no more than 3 in n elements of the layer did. The error is
-      half of what they amount to if each moved as far as the layer's average weight is large: half of 3/n for ``"l1"``,
-      of √(3/n) for ``"l2"``. It is ``inf`` if the sampled weights are all zero.
-    - 0 is for values that are not estimates, and for estimates where all sampled elements moved in one proportion. An
-      estimate that is infinite or ``nan`` has the error ``nan``.
+    In about 95 % of reliable cases, the true value is within ±2 standard errors.
+
+    - If few sampled elements carry the change, the error allows for one and a half more of them. For a count k of moved
+      elements this gives k ± 2 √(k + 2.25). Its upper end is close to that of the exact 95 % interval.
+    - If no sampled element moved, then with 95 % confidence at most 3 in n elements of the layer did. The error assumes
+      that each of them moved by the layer's average weight, and is half of the change that they would make: half of 3/n
+      for ``"l1"``, half of √(3/n) for ``"l2"``. It is ``inf`` if the sampled weights are all zero.
+    - The error is 0 for a value that is not an estimate, and if all sampled elements moved in the same proportion. It
+      is ``nan`` for an estimate that is infinite or ``nan``.
 
     Args:
-        sums: for each layer what :meth:`Sample.sums` gives, added up, of shape ``(9, ...)``; or ``(3, ...)``, the sums
-            of layers that are not sampled.
-        norm: the definition that they were summed for.
+        sums: of shape ``(9, ...)`` with the rows of :class:`SampleSums`; or of shape ``(3, ...)`` with those of
+            :class:`~lightning_rwc.functional.Sums`, for layers that are not sampled.
+        norm: the norm for which they were taken.
 
     Returns:
         A tensor of shape ``(...)``.
 
     """
-    if len(sums) < ROWS:
+    if len(sums) == len(Sums._fields):
         return torch.zeros_like(sums[0])
-    numerator, denominator, _, var_numerator, var_denominator, covariance, squares, cubes, count = sums
-    ratio = numerator / denominator
-    variance = var_numerator - 2 * ratio * covariance + ratio.square() * var_denominator
+    of = SampleSums(*sums)
+    ratio = of.numerator / of.denominator
+    variance = of.numerator_variance - 2 * ratio * of.covariance + ratio.square() * of.denominator_variance
     # What one of the elements that carry the change contributes: the mean of residuals, weighted by their squares.
-    carried = torch.where(squares > 0, cubes / squares, 0.0)
-    error = (variance.clamp_min(0) + (_UNSEEN / 2 * carried).square()).sqrt() / denominator
-    unseen = torch.where(denominator > 0, _UNSEEN / count, math.inf)
-    if norm == "l2":
-        error, unseen = error / (2 * ratio.sqrt()), unseen.sqrt()
-    return torch.where(count == 0, 0.0, torch.where(numerator == 0, unseen / 2, error))
+    carried = torch.where(of.squares > 0, of.cubes / of.squares, 0.0)
+    error = (variance.clamp_min(0) + (_UNSEEN / 2 * carried).square()).sqrt() / of.denominator
+    unseen = torch.where(of.denominator > 0, _UNSEEN / of.sampled, math.inf)
+    if (root := definition(norm).root) > 1:
+        # The derivative of the root of the ratio.
+        error, unseen = error * ratio ** (1 / root - 1) / root, unseen ** (1 / root)
+    return torch.where(of.sampled == 0, 0.0, torch.where(of.numerator == 0, unseen / 2, error))
 
 
 def unreliable(sums: Tensor) -> Tensor:
-    """Whether a few sampled elements carry so much of an estimate that its standard error means little.
+    """Whether a few sampled elements carry most of an estimate, so that its standard error cannot be trusted.
 
-    The rule is Cochran's: an interval of ±2 standard errors may be trusted if there are more than 25 times as many
-    elements as the square of their skewness. For elements that either moved or did not, 25 must have moved.
+    This is Cochran's rule: an interval of ±2 standard errors can be trusted if the number of elements is more than
+    25 times their squared skewness. If an element either moved by a fixed amount or not at all, 25 must have moved.
 
     Args:
         sums: as for :func:`standard_error`.
 
     Returns:
-        A boolean tensor of shape ``(...)``. False where nothing was sampled, or no sampled element moved.
+        A boolean tensor of shape ``(...)``. False if nothing was sampled or no sampled element moved.
 
     """
-    if len(sums) < ROWS:
+    if len(sums) == len(Sums._fields):
         return torch.zeros_like(sums[0], dtype=torch.bool)
-    squares, cubes = sums[6], sums[7]
+    of = SampleSums(*sums)
     # The squared skewness over the number of elements; nan where nothing differs.
-    return _COCHRAN * (cubes / squares.pow(1.5)).square() > 1
+    return _COCHRAN * (of.cubes / of.squares.pow(1.5)).square() > 1
 
 
 def _hash(seed: int, counter: Tensor) -> Tensor:
-    # SplitMix64 (Steele, Lea and Flood, 2014) in signed integers that wrap around; the result has 62 bits.
+    # SplitMix64 (Steele, Lea and Flood, 2014) in signed integers that wrap around. The result has 62 bits.
     x = counter * _signed(0x9E3779B97F4A7C15) + _signed(seed * 0xD1342543DE82EF95)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         x = (x ^ _shift(x, shift)) * _signed(factor)
@@ -159,7 +181,7 @@ def _hash(seed: int, counter: Tensor) -> Tensor:
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
-    # Without the sign, which torch's own shift drags along.
+    # Masks the sign bits that torch's shift fills in.
     return torch.bitwise_and(x >> bits, 2 ** (64 - bits) - 1)
 
 
@@ -169,7 +191,13 @@ def _signed(number: int) -> int:
 
 
 def sample_sizes(sizes: Sequence[int], most: int | None) -> list[int]:
-    """How many elements of each of a layer's tensors of ``sizes`` are kept if there are more than ``most`` in all."""
+    """The number of elements to keep of each of a layer's tensors.
+
+    Args:
+        sizes: the numbers of elements of the tensors.
+        most: if they are more than this in total, about this many are kept. ``None`` keeps all.
+
+    """
     total = sum(sizes)
     if most is None or total <= most:
         return [*sizes]

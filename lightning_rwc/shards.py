@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What this rank holds of a parameter that a strategy spreads over ranks."""
+"""Parameters sharded over ranks: the part that this rank holds, and collectives over all parts."""
 
 import math
 import time
@@ -15,12 +15,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.distributed.tensor.placement_types import Placement
 from torch.nn import Module, Parameter
 
-# Asked first: `isinstance` takes a microsecond where tensors are concerned.
+# Checked first, because `isinstance` takes a microsecond for tensors.
 _PLAIN = {Tensor, Parameter}
 
 
 class Layout(NamedTuple):
-    """How the ranks hold a DTensor together."""
+    """How a DTensor is spread over ranks."""
 
     mesh: DeviceMesh
     placements: tuple[Placement, ...]
@@ -28,7 +28,7 @@ class Layout(NamedTuple):
     stride: tuple[int, ...]
 
     def gather(self, part: Tensor) -> Tensor:
-        """Join every rank's ``part`` to the whole tensor, on the CPU; a collective."""
+        """Join the parts of all ranks to the whole tensor, on the CPU. This is a collective."""
         part = part.to(self.mesh.device_type)
         whole = DTensor.from_local(
             part, self.mesh, self.placements, run_check=False, shape=self.shape, stride=self.stride
@@ -36,27 +36,27 @@ class Layout(NamedTuple):
         return whole.full_tensor().cpu()
 
     def scatter(self, whole: Tensor) -> Tensor:
-        """This rank's part of ``whole``; a collective."""
+        """This rank's part of ``whole``. This is a collective."""
         return distribute_tensor(whole.to(self.mesh.device_type), self.mesh, self.placements).to_local()
 
 
 def layout(tensor: Tensor) -> Layout | None:
-    """How the ranks hold ``tensor`` together, or None for a plain tensor."""
+    """How ``tensor`` is spread over ranks, or ``None`` for a plain tensor."""
     if type(tensor) in _PLAIN or not isinstance(tensor, DTensor):
         return None
     return Layout(tensor.device_mesh, tuple(tensor.placements), tensor.shape, tensor.stride())
 
 
 def local(tensor: Tensor) -> Tensor:
-    """The part of ``tensor`` that this rank holds, without communication; a plain tensor is its own part."""
+    """The part of ``tensor`` that this rank holds, without communication. A plain tensor is returned as it is."""
     return tensor.to_local() if type(tensor) not in _PLAIN and isinstance(tensor, DTensor) else tensor
 
 
 def share(tensor: Tensor) -> float:
     """One over the number of ranks that hold each element of ``tensor``.
 
-    Sums over what every rank holds, times this, add up over all ranks to the sums over the tensor: also where
-    a layer has sharded and replicated parameters, or shards are replicated over groups of ranks.
+    Multiply each rank's sums by its share, and they add up over all ranks to the sums over the tensor. This also holds
+    for a layer that has sharded and replicated parameters, and for shards replicated over groups of ranks.
 
     """
     parts = 1
@@ -67,19 +67,23 @@ def share(tensor: Tensor) -> float:
 
 
 def ranks() -> int:
-    """The number of ranks, 1 outside of distributed training."""
+    """The number of ranks, or 1 without distributed training."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """The rank of this process, 0 outside of distributed training."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def span_of_rank(numel: int) -> slice:
-    """Which of ``numel`` elements are this rank's, where ranks divide them evenly."""
-    rank, count = dist.get_rank(), dist.get_world_size()
-    return slice(numel * rank // count, numel * (rank + 1) // count)
+    """This rank's elements when ``numel`` elements are divided evenly between ranks."""
+    return slice(numel * rank() // ranks(), numel * (rank() + 1) // ranks())
 
 
 def join_spans(span: Tensor, numel: int) -> Tensor:
-    """All elements of which every rank has its ``span``; a collective."""
-    # As bytes, which every backend can add: one rank's bits and the others' zeros.
+    """Join the spans of all ranks to ``numel`` elements. This is a collective."""
+    # Every backend can add bytes, and each byte is zero on all ranks except one.
     device = torch.device("cuda") if "nccl" in dist.get_backend() else span.device
     joined = torch.zeros(numel, dtype=span.dtype, device=device)
     joined[span_of_rank(numel)] = span
@@ -87,34 +91,35 @@ def join_spans(span: Tensor, numel: int) -> Tensor:
 
 
 def gather_objects(tensor: Tensor) -> list[Tensor]:
-    """Every rank's ``tensor``, of whatever size, on the CPU; a collective."""
+    """The tensors of all ranks, of any sizes, on the CPU. This is a collective."""
     gathered: list[Tensor] = [tensor] * ranks()
     dist.all_gather_object(gathered, tensor.cpu())
     return gathered
 
 
 def resharded_parameters(module: Module) -> list[Parameter | None]:
-    """What every module inside of ``module`` has for parameters, when those that ``fully_shard`` wraps hold shards.
+    """Reshard the modules that ``fully_shard`` wraps, and list the parameters of all modules.
 
-    After a forward pass in validation the outermost one still holds whole weights as plain parameters.
+    Without this, the outermost wrapped module still holds whole weights as plain parameters after a forward pass in
+    validation. The list has ``None`` for a parameter that is registered as ``None``, and repeats tied parameters.
 
     """
     parameters: list[Parameter | None] = []
     for child in module.modules():
         if isinstance(child, FSDPModule):
             child.reshard()
-        # One walk, where `parameters()` would be another: in deep models that is most of a measurement.
+        # `parameters()` would walk the modules again, which in deep models takes most of a measurement.
         parameters += child._parameters.values()
     return parameters
 
 
 def add_over_ranks(tensor: Tensor) -> Tensor:
-    """The sum of every rank's ``tensor``; a collective."""
+    """The sum of the tensors of all ranks. This is a collective."""
     return _reduced(tensor, dist.ReduceOp.SUM)
 
 
 def same_on_all_ranks(text: str) -> bool:
-    """Whether every rank gives the same ``text``; a collective of a fixed size, so that it ends whatever they give."""
+    """Whether ``text`` is the same on every rank. This is a collective of fixed size, so it ends for any texts."""
     number = crc32(text.encode())
     extremes = torch.tensor([number, -number], device="cuda" if "nccl" in dist.get_backend() else "cpu")
     largest, smallest = _reduced(extremes, dist.ReduceOp.MAX).tolist()
@@ -124,7 +129,7 @@ def same_on_all_ranks(text: str) -> bool:
 def _reduced(tensor: Tensor, operation: dist.ReduceOp.RedOpType) -> Tensor:
     result = tensor.clone()
     work = dist.all_reduce(result, operation, async_op=True)
-    # `wait` does not return to Python before the other ranks answer, so Ctrl-C could not end the wait for a dead one.
+    # `wait` returns to Python only when the other ranks answer. If one is dead, Ctrl-C could not interrupt it.
     while not work.is_completed():
         time.sleep(1e-4)
     work.wait()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The names under which measurements reach loggers and ``trainer.callback_metrics``."""
+"""The names of measurements in loggers and in ``trainer.callback_metrics``."""
 
 import re
 from collections.abc import Iterable
@@ -11,19 +11,24 @@ _LIKE_A_PICTURE = re.compile(r"(heatmap|curves)_*")
 
 @dataclass(frozen=True)
 class Tags:
-    """Every tag the callback writes, for one ``prefix``.
+    """Every tag that the callback writes, for one ``prefix``.
 
-    ======================================== ======== =======================================================
+    ======================================== ======== ===========================================================
     tag                                      kind     content
-    ======================================== ======== =======================================================
+    ======================================== ======== ===========================================================
     ``{prefix}/{layer}``                     scalar   relative weight change of one layer
     ``{prefix}_summary/total``               scalar   the whole model, measured as one layer
-    ``{prefix}_summary/depth_correlation``   scalar   Spearman's ρ between a layer's place and its value
+    ``{prefix}_summary/depth_correlation``   scalar   Spearman's ρ between a layer's depth and its value
+    ``{prefix}_summary/epoch``               scalar   the epoch of the measurement
+    ``{prefix}_summary/layers``              text     the layers and measures, for the RWC tab of TensorBoard only
     ``{prefix}/heatmap``                     image    layers × measurements, every measurement so far
-    ``{prefix}/curves``                      image    every layer's curve in one chart, coloured by its place
-    ======================================== ======== =======================================================
+    ``{prefix}/curves``                      image    every layer's curve in one chart, coloured by depth
+    ``{prefix}_{measure}/{layer}``           scalar   a further measure of one layer
+    ``{prefix}_{measure}/heatmap``           image    the heatmap of a further measure
+    ``{prefix}_{measure}/curves``            image    the curves of a further measure
+    ======================================== ======== ===========================================================
 
-    A layer that is named ``heatmap`` or ``curves`` itself makes room for the pictures: see :meth:`layer`.
+    A layer that is itself named ``heatmap`` or ``curves`` gets another tag: see :meth:`layer`.
 
     Args:
         prefix: what the tags start with.
@@ -33,6 +38,8 @@ class Tags:
         'rwc/encoder.conv1'
         >>> Tags("l2").total
         'l2_summary/total'
+        >>> Tags("rwc").measure("strength").layer("encoder.conv1")
+        'rwc_strength/encoder.conv1'
 
     """
 
@@ -41,8 +48,8 @@ class Tags:
     def layer(self, name: str) -> str:
         """The scalar tag of the layer ``name``.
 
-        Names that read ``heatmap`` or ``curves``, or one of them and underscores, get one underscore more. So no layer
-        has the tag of a picture, and no two layers have one tag.
+        A name that is ``heatmap`` or ``curves``, or one of them followed by underscores, gets one more underscore. So
+        no layer has the tag of a picture, and no two layers have the same tag.
 
         Example:
             >>> [Tags("rwc").layer(name) for name in ("fc", "heatmap", "heatmap_")]
@@ -51,20 +58,9 @@ class Tags:
         """
         return f"{self.prefix}/{name}{'_' if _LIKE_A_PICTURE.fullmatch(name) else ''}"
 
-    def layer_of(self, tag: str) -> str | None:
-        """The name of the layer whose scalar tag is ``tag``, or ``None`` if it is no layer's tag.
-
-        Example:
-            >>> [Tags("rwc").layer_of(tag) for tag in ("rwc/fc", "rwc/heatmap_", "rwc/heatmap", "loss/fc")]
-            ['fc', 'heatmap', None, None]
-
-        """
-        if not tag.startswith(f"{self.prefix}/"):
-            return None
-        name = tag[len(self.prefix) + 1 :]
-        if not _LIKE_A_PICTURE.fullmatch(name):
-            return name
-        return name[:-1] if name.endswith("_") else None
+    def measure(self, name: str) -> "Tags":
+        """The tags of the further measure ``name``."""
+        return Tags(f"{self.prefix}_{name}")
 
     @property
     def total(self) -> str:
@@ -75,6 +71,16 @@ class Tags:
     def depth_correlation(self) -> str:
         """The scalar tag of the depth correlation."""
         return f"{self.prefix}_summary/depth_correlation"
+
+    @property
+    def epoch(self) -> str:
+        """The scalar tag of the epoch."""
+        return f"{self.prefix}_summary/epoch"
+
+    @property
+    def layers(self) -> str:
+        """The tag of what the RWC tab of TensorBoard needs to know."""
+        return f"{self.prefix}_summary/layers"
 
     @property
     def heatmap(self) -> str:
@@ -88,25 +94,25 @@ class Tags:
 
     @property
     def roots(self) -> tuple[str, str]:
-        """Every tag is one of these, a slash, and more."""
+        """Every tag starts with one of these and a slash, except those of further measures."""
         return self.prefix, f"{self.prefix}_summary"
 
 
 def find_shared(prefixes: Iterable[str]) -> tuple[str, str] | None:
-    """Two of ``prefixes`` under which one tag could stand for two things, or ``None`` if every tag is unique.
+    """Two of ``prefixes`` that could give one tag to two things, or ``None`` if every tag is unique.
 
-    They share tags if a root of one is a root of the other, or continues it behind a slash: ``a`` with a layer ``b/c``
-    has the tag of ``a/b`` with a layer ``c``.
+    Two prefixes can share a tag if a root of one is a root of the other, or continues it after a slash. For example,
+    ``a`` with a layer ``b/c`` and ``a/b`` with a layer ``c`` have the same tag.
 
     Args:
-        prefixes: those of all callbacks of a Trainer, with the names of their further measures, which start tags too.
+        prefixes: those of all callbacks of a Trainer, and those of the :meth:`Tags.measure` of each further measure.
 
     Example:
         >>> find_shared(["rwc", "l2", "rwc/l2"])
         ('rwc', 'rwc/l2')
-        >>> find_shared(["rwc", "rwc_summary"])
+        >>> find_shared(["rwc", Tags("rwc").measure("summary").prefix])
         ('rwc', 'rwc_summary')
-        >>> find_shared(["rwc", "rwc2", "strength"])
+        >>> find_shared(["rwc", "rwc2", "rwc_strength"])
 
     """
     for one, other in combinations(prefixes, 2):

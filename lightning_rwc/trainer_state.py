@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a Trainer tells of its strategy, its steps and its ranks; what has no public name stands here."""
+"""The state of a Trainer: its strategy, steps and ranks. Some of it has no public name."""
 
 import sys
 from types import FrameType
@@ -8,32 +8,32 @@ from lightning.pytorch import Trainer
 
 
 def class_names(thing: object) -> set[str]:
-    """The names of the classes of ``thing``."""
-    # By name: each class exists in `lightning.pytorch` and again in `pytorch_lightning`, unrelated by inheritance.
+    """The names of the class of ``thing`` and of its bases."""
+    # `isinstance` would fail for `pytorch_lightning`, whose classes do not inherit from those of `lightning.pytorch`.
     return {base.__name__ for base in type(thing).__mro__}
 
 
 def has_replicas(trainer: Trainer) -> bool:
     """Whether every rank has the same weights at the end of each step."""
-    # Local SGD lets replicas drift apart between averagings; the strategy has no public name for it.
+    # Under local SGD, replicas differ between averagings. The strategy has no public name for it.
     averages = getattr(trainer.strategy, "_model_averaging_period", None) is not None
     return "DDPStrategy" in class_names(trainer.strategy) and not averages
 
 
 def logged_step(trainer: Trainer) -> int:
     """The step at which Lightning logs metrics now."""
-    # It has no public name: the batches that stepped, which under manual optimisation with several optimizers is less
-    # than `global_step`. Lightning's own LearningRateMonitor reads the same attribute.
+    # The number of batches that stepped has no public name. It is smaller than `global_step` with several optimizers
+    # under manual optimisation. Lightning's LearningRateMonitor reads the same attribute.
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def settle_reductions(trainer: Trainer) -> None:
-    """Reduce the metrics of this epoch that other ranks may be reducing already; to be called before a collective.
+    """Reduce the metrics of this epoch that other ranks may be reducing already. Call it before a collective.
 
-    Lightning reduces what is logged with ``sync_dist=True`` when somebody first asks for it after the epoch's last
-    batch. A progress bar asks on rank 0 alone, so rank 0 waits there for ranks that wait in the next collective. When
-    every rank asks, all of them reduce the same metrics in the order in which they were logged, each metric once: a
-    rank that has asked before has nothing left to do. Then no rank can meet our collective with another one.
+    Lightning reduces metrics logged with ``sync_dist=True`` when a program first asks for them after the last batch of
+    an epoch. A progress bar asks on rank 0 only. Rank 0 would then wait for ranks that wait in the next collective.
+    When every rank asks, all ranks reduce the same metrics in the order in which they were logged. Each metric is
+    reduced once, so a rank that asked before has nothing left to do. Then our collective cannot meet another one.
 
     """
     if trainer.world_size > 1:
@@ -41,17 +41,18 @@ def settle_reductions(trainer: Trainer) -> None:
 
 
 def ranks_are_together(trainer: Trainer) -> bool:
-    """Whether the other ranks reach this point too, so that a collective here ends.
+    """Whether the other ranks reach this point too, so that a collective here can complete.
 
-    They may not after an exception, which one rank may have alone. Nor in the handler of a signal, which reaches each
-    rank in another place: Lightning saves a checkpoint there when SLURM is about to end the job.
+    After an exception they may not, because it may have occurred on one rank only. In the handler of a signal they may
+    not either, because the signal finds each rank at a different line. Lightning saves a checkpoint in such a handler
+    when SLURM is about to end the job.
 
     """
     if trainer.interrupted:
         return False
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        # Python does not tell whether it runs a handler; Lightning's are methods of this private module.
+        # Python does not tell whether a handler is running. Lightning's handlers are methods of this private module.
         if frame.f_globals.get("__name__", "").endswith(".connectors.signal_connector"):
             return False
         frame = frame.f_back

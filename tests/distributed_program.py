@@ -153,7 +153,7 @@ def check(callback, states, norm, relative_to):
 
 
 def main(case, processes, norm, relative_to, folder):
-    measures = ("rwc", "strength", "fluctuation")
+    measures = ("strength", "fluctuation")
     callback, gather = RWCCallback(norm=norm, relative_to=relative_to, measures=measures), Gather()
     grouped = RWCCallback(
         norm=norm, relative_to=relative_to, group_by="tests.distributed_program:halves", prefix="group"

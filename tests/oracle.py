@@ -13,6 +13,25 @@ def wide(tensor):
     return tensor.to(torch.float64).numpy().ravel()
 
 
+# For each norm its value, and its two sums, of one layer before and after as flat arrays. No element before is infinite
+# or nan, and not all of them are zero, where a value is asked for.
+VALUES = {
+    "l1": lambda p, c: np.linalg.norm(c - p, 1) / np.linalg.norm(p, 1),
+    "l2": lambda p, c: np.linalg.norm(c - p, 2) / np.linalg.norm(p, 2),
+    "elementwise": lambda p, c: np.mean(np.abs(c - p)[p != 0] / np.abs(p)[p != 0]),
+}
+SUMS = {
+    "l1": lambda p, c: (np.abs(c - p).sum(), np.abs(p).sum()),
+    "l2": lambda p, c: ((np.abs(c - p) ** 2).sum(), (np.abs(p) ** 2).sum()),
+    # What is left out must still show when it is not finite.
+    "elementwise": lambda p, c: (
+        (np.abs(c - p)[p != 0] / np.abs(p)[p != 0]).sum() + (0 * np.abs(c - p)[p == 0]).sum(),
+        np.count_nonzero(p),
+    ),
+}
+NORMS = list(VALUES)
+
+
 def numpy_rwc(previous, current, norm):
     """Relative weight change of one layer: lists of tensors, before and after."""
     p = np.concatenate([wide(t) for t in previous])
@@ -21,12 +40,14 @@ def numpy_rwc(previous, current, norm):
         return float("nan")
     if not p.any():
         return float("inf") if c.any() else 0.0
-    if norm == "l1":
-        return np.linalg.norm(c - p, 1) / np.linalg.norm(p, 1)
-    if norm == "l2":
-        return np.linalg.norm(c - p, 2) / np.linalg.norm(p, 2)
-    kept = p != 0
-    return np.mean(np.abs(c[kept] - p[kept]) / np.abs(p[kept]))
+    return VALUES[norm](p, c)
+
+
+def numpy_sums(previous, current, norm):
+    """Numerator, denominator and total absolute change of one tensor."""
+    p, c = wide(previous), wide(current)
+    with np.errstate(invalid="ignore"):
+        return *SUMS[norm](p, c), np.abs(c - p).sum()
 
 
 def numpy_strengths(weights):

@@ -160,7 +160,7 @@ def after_exception(strategy, folder):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = fit(strategy, folder, ours, ckpt=folder / "on_exception.ckpt", enable_progress_bar=False)
-    told = [w for w in caught if "could not ask the others" in str(w.message)]
+    told = [w for w in caught if "lacks the other ranks' parts" in str(w.message)]
     assert len(told) == (1 if trainer.is_global_zero else 0)
     assert callback.history.epochs == [0, 1]
     assert (callback.history.values > 0).all()
@@ -204,7 +204,7 @@ class Weights(Callback):
 
 def memory(strategy, folder):
     """One rank has no memory in the second of four measurements."""
-    real, calls = Snapshot.sums, []
+    real, calls = Snapshot.measure, []
 
     def short(self, *args, **kwargs):
         calls.append(None)
@@ -212,12 +212,12 @@ def memory(strategy, folder):
             raise MemoryError("none left")
         return real(self, *args, **kwargs)
 
-    Snapshot.sums = short
+    Snapshot.measure = short
     callback, weights = RWCCallback(), Weights()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         fit(strategy, folder, [callback, weights], enable_progress_bar=False, max_epochs=4)
-    told = [w for w in caught if "On rank 1" in str(w.message) and "MemoryError: none left" in str(w.message)]
+    told = [w for w in caught if "on rank 1" in str(w.message) and "MemoryError: none left" in str(w.message)]
     assert len(told) == dist.get_rank()
     expected = [numpy_rwc([p], [c], "l1") for p, c in pairwise(weights.states)]
     expected[1] = np.nan

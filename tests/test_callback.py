@@ -17,8 +17,9 @@ from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback
 from lightning_rwc.demo import DemoCNN, demo_images
+from lightning_rwc.measures import NodeStrength
 from tests.helpers import BATCHES, LAYERS, Net, Recorder, TwoOptimizers, events, expected_table, images, net, trainer
-from tests.oracle import numpy_rwc
+from tests.oracle import NORMS, numpy_rwc
 
 SWITCHES = ("logger", "log_every_n_steps", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 BAREBONES = {"barebones": True, **dict.fromkeys(SWITCHES)}
@@ -26,7 +27,7 @@ DIGITS_LAYERS = ["conv1", "conv2", "conv3", "fc"]
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("norm", ["l1", "l2", "elementwise"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("relative_to", ["previous", "initial"])
 def test_event_file_of_a_digits_run_equals_numpy(norm, relative_to, tmp_path):
     seed_everything(0, verbose=False)
@@ -197,7 +198,8 @@ def test_checkpoints_and_early_stopping_monitor_a_layer(tmp_path):
     best = int(np.argmax(callback.history.values[:, LAYERS.index("fc")]))
     assert checkpoint.best_model_path.endswith(f"best-epoch={best}.ckpt")
     assert 3 <= len(callback.history) < 50
-    assert set(seen) >= {*(f"rwc/{layer}" for layer in LAYERS), "rwc_summary/total", "rwc_summary/depth_correlation"}
+    summary = {f"rwc_summary/{name}" for name in ("total", "depth_correlation", "epoch")}
+    assert set(seen) >= {*(f"rwc/{layer}" for layer in LAYERS)} | summary
     assert seen["rwc/conv1"].item() == pytest.approx(callback.history.values[-1, 0], rel=1e-6)
 
 
@@ -250,6 +252,7 @@ def test_layers_groups_and_prefix_reach_the_logger(tmp_path):
         "moved/fc",
         "moved_summary/total",
         "moved_summary/depth_correlation",
+        "moved_summary/epoch",
     }
     assert set(tags["images"]) == {"moved/heatmap", "moved/curves"}
 
@@ -259,7 +262,7 @@ def test_layers_groups_and_prefix_reach_the_logger(tmp_path):
     [(True, [*range(1, 21), 22, 24, 26, 28, 30]), (False, []), (8, [8, 16, 24, 30]), (1, list(range(1, 31)))],
 )
 def test_pictures_are_drawn_at_their_cadence_and_at_the_end(heatmap, drawn, tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_rwc.report.time.monotonic", lambda: 0.0)  # they take no time
+    monkeypatch.setattr("lightning_rwc.announcer.time.monotonic", lambda: 0.0)  # they take no time
     logger = TensorBoardLogger(tmp_path)
     callback = RWCCallback(heatmap=heatmap, every_n_train_steps=1)
     trainer(callback, tmp_path=tmp_path, logger=logger, max_steps=30).fit(net(), images())
@@ -274,7 +277,7 @@ def test_pictures_take_a_quarter_of_a_percent_of_the_time(tmp_path, monkeypatch)
     """By a clock by which a step takes ten seconds, and the pictures of one measurement one."""
     logger = TensorBoardLogger(tmp_path)
     callback = RWCCallback(every_n_train_steps=1)
-    monkeypatch.setattr("lightning_rwc.report.time.monotonic", lambda: 10.0 * len(callback.history) + drawn[0])
+    monkeypatch.setattr("lightning_rwc.announcer.time.monotonic", lambda: 10.0 * len(callback.history) + drawn[0])
     drawn = [0.0]
 
     def draw(figure):
@@ -367,6 +370,10 @@ def test_a_good_run_warns_of_nothing(tmp_path):
     assert [w for w in caught if "rwc" in f"{w.filename} {w.message}".lower()] == []
 
 
+class Summary(NodeStrength):
+    name = "summary"
+
+
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
@@ -381,7 +388,7 @@ def test_a_good_run_warns_of_nothing(tmp_path):
         ({"heatmap": 0}, ValueError, "`heatmap` must be at least 1, but got 0"),
         ({"heatmap": "yes"}, TypeError, "`heatmap` must be an int, but got 'yes'"),
         ({"prefix": " "}, ValueError, "`prefix` must be a string that is not blank"),
-        ({"prefix": "strength", "measures": ("rwc", "strength")}, ValueError, "could give one tag to two things"),
+        ({"measures": (Summary(),)}, ValueError, "could give one tag to two things"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(kwargs, error, message):
@@ -402,7 +409,7 @@ class Lazy(Net):
 
 def test_models_that_cannot_be_measured_are_refused_at_the_start_of_fit(tmp_path):
     run = trainer(RWCCallback(layers="encoder"), tmp_path=tmp_path)
-    with pytest.raises(ValueError, match=r"'encoder', no match. The model has .*'conv1.weight'"):
+    with pytest.raises(ValueError, match=r"'encoder' matches no parameter. The model has .*'conv1.weight'"):
         run.fit(net(), images())
     with pytest.raises(ValueError, match=r"still lazy: 'fc.weight', 'fc.bias'"):
         trainer(RWCCallback(), tmp_path=tmp_path).fit(net(Lazy), images())

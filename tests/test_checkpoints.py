@@ -21,7 +21,7 @@ from lightning_rwc.checkpoints import history_of_checkpoints
 from lightning_rwc.cli import app
 from lightning_rwc.sums import prepare_sums
 from tests.helpers import LAYERS, images, net, trainer
-from tests.oracle import numpy_rwc
+from tests.oracle import NORMS, numpy_rwc
 
 
 def states(count=3, dtype=torch.float32):
@@ -39,7 +39,7 @@ def expected(series, norm="l1", relative_to="previous", layers=("conv", "fc")):
 
 
 def save_sharded(state, folder):
-    """Two shards and an index, as model hubs have them."""
+    """Two shards and an index, as on model hubs."""
     folder.mkdir(parents=True)
     weight_map = {}
     for number in range(2):
@@ -51,7 +51,7 @@ def save_sharded(state, folder):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run of 12 epochs with a checkpoint an epoch, and what the callback measured."""
+    """A run of 12 epochs with a checkpoint for each, and the histories of its callbacks."""
     folder = tmp_path_factory.mktemp("run")
     callbacks = [RWCCallback(), RWCCallback(norm="l2", prefix="l2", group_by=1)]
     saver = ModelCheckpoint(folder / "saved", filename="{epoch}", save_top_k=-1, save_last=True)
@@ -91,7 +91,7 @@ def test_command_writes_table_and_pictures(run, tmp_path):
     assert "two or more files" in result.output
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "elementwise"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("relative_to", ["previous", "initial"])
 @pytest.mark.parametrize("kind", ["torch", "legacy", "wrapped", "safetensors", "sharded"])
 def test_kinds_of_files(kind, norm, relative_to, tmp_path):
@@ -176,12 +176,12 @@ def test_layers_chosen_by_expression_and_function(tmp_path):
         "fc.bias",
         "fc.weight",
     ]
-    with pytest.raises(ValueError, match="no match"):
+    with pytest.raises(ValueError, match="matches no parameter"):
         history_of_checkpoints(tmp_path, layers="decoder")
 
 
 class Anything:
-    """What a pickle may hold beside weights."""
+    """An object in a pickle that is not a weight."""
 
 
 def unsafe(path):
@@ -201,11 +201,11 @@ def truncated_safetensors(path):
 @pytest.mark.parametrize(
     ("name", "write", "message"),
     [
-        ("1.ckpt", unsafe, "holds objects other than weights.*save its `state_dict` alone"),
+        ("1.ckpt", unsafe, "holds objects other than weights.*save only its `state_dict`"),
         ("1.ckpt", truncated, "is broken|not a file of weights"),
         ("1.pt", lambda path: path.write_bytes(b"no pickle"), "is broken|not a file of weights"),
         ("1.safetensors", truncated_safetensors, "is broken"),
-        ("1.pt", lambda path: torch.save([1, 2], path), "holds no state dict, but list"),
+        ("1.pt", lambda path: torch.save([1, 2], path), "holds an object of type list"),
         ("1.pt", lambda path: torch.save({"epoch": 3}, path), "holds no weights"),
         ("1.npz", lambda path: path.write_bytes(b""), "must end in one of .ckpt"),
     ],
@@ -226,10 +226,10 @@ def test_nothing_there(tmp_path):
     with pytest.raises(ValueError, match="two or more files"):
         history_of_checkpoints(tmp_path)
     with pytest.raises(ValueError, match="`norm`"):
-        history_of_checkpoints(tmp_path, norm="l3")
+        history_of_checkpoints(tmp_path, norm="largest")
 
 
-@pytest.mark.parametrize("norm", ["l1", "l2", "elementwise"])
+@pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_float8(suffix, dtype, norm, tmp_path):
@@ -252,12 +252,12 @@ def save_sharded_bin(state, folder):
 
 
 def save_other_weights(state, path, save=save_file):
-    """What must not be taken instead: values that are not those of the model."""
+    """Values of another model, which must not be read."""
     save({name: 5 + tensor for name, tensor in state.items()}, path)
 
 
 def save_as(kind, state, folder):
-    """The files of one model, as the kinds of programs write them."""
+    """The files of one model, as different programs write them."""
     if kind in ("sharded", "sharded bin"):
         (save_sharded if kind == "sharded" else save_sharded_bin)(state, folder)
         return
@@ -285,7 +285,7 @@ def save_as(kind, state, folder):
 
 
 def save_beside(folder):
-    """What trainers leave beside the model."""
+    """The files that trainers save next to the model."""
     weights = [nn.Parameter(torch.ones(2, 2))]
     optimizer = torch.optim.AdamW(weights)
     weights[0].sum().backward()
@@ -323,7 +323,7 @@ def test_folders_of_hugging_face(kind, tmp_path):
         history = history_of_checkpoints(paths)
         assert (history.layers, history.steps) == (names, [1, 2])
         np.testing.assert_allclose(history.values, table, rtol=1e-6)
-    # The final model beside several checkpoints may be any of them.
+    # With several checkpoints, the final model is left out because it may equal any of them.
     final = tmp_path / "final"
     save_as(kind, series[3], final)
     save_beside(final)
@@ -354,10 +354,10 @@ def test_loose_files_without_what_is_beside_them(tmp_path):
 def test_shards_that_are_missing_are_named(tmp_path):
     save_sharded_bin(states(1)[0], tmp_path / "model")
     (tmp_path / "model" / "pytorch_model-1.bin").unlink()
-    with pytest.raises(ValueError, match=r"index\.json names shards that are not beside it: pytorch_model-1\.bin"):
+    with pytest.raises(ValueError, match=r"index\.json names shards that are not in its folder: pytorch_model-1\.bin"):
         history_of_checkpoints(tmp_path / "model")
     (tmp_path / "model" / "pytorch_model.bin.index.json").write_text("[]")
-    with pytest.raises(ValueError, match=r"index\.json is broken, or no index"):
+    with pytest.raises(ValueError, match=r"index\.json is broken, or is not an index"):
         history_of_checkpoints(tmp_path / "model")
 
 
@@ -370,13 +370,13 @@ def test_other_models_are_refused_with_their_names(tmp_path):
     assert not (tmp_path / "out").exists()
     for part in (
         "0.pt and ",
-        "1.pt have no tracked parameter's name in common",
-        "The first has 'layer0.weight', 'layer1.weight', 'layer2.weight', 'layer3.weight', 'layer4.weight' and 3 more;",
-        "the second has 'model.layer0.weight', 'model.layer1.weight'.",
+        "1.pt have no tracked parameter name in common",
+        "The first has 'layer0.weight', 'layer1.weight', 'layer2.weight', 'layer3.weight', 'layer4.weight' and 3 more.",
+        "The second has 'model.layer0.weight', 'model.layer1.weight'.",
     ):
         assert part in result.output
     torch.save({"layer0.weight": torch.ones(3, 3)}, tmp_path / "1.pt")
-    with pytest.raises(ValueError, match=r"'layer0.weight' is of shape \(2, 3\) in .*0\.pt and \(3, 3\) in .*1\.pt"):
+    with pytest.raises(ValueError, match=r"'layer0.weight' has shape \(2, 3\) in .*0\.pt and \(3, 3\) in .*1\.pt"):
         history_of_checkpoints(tmp_path)
 
 
@@ -416,13 +416,14 @@ def test_tensors_that_cannot_be_summed_are_left_out_and_named(tmp_path, monkeypa
     result = CliRunner().invoke(app, ["checkpoints", str(tmp_path), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     told = (
-        "Warning: Relative weight change leaves out what cannot be measured: 'fc.weight' (\"copy_\" not implemented).\n"
+        "Warning: Relative weight change leaves out weights that cannot be measured: "
+        "'fc.weight' (\"copy_\" not implemented).\n"
     )
     assert result.output.count("Warning") == result.output.count(told) == 1
     written = RWCHistory.load(tmp_path / "out" / "rwc_history.csv")
     assert written.layers == ["conv"]
     np.testing.assert_allclose(written.values, expected(series, layers=["conv"]), rtol=1e-6)
-    with pytest.raises(ValueError, match=r"cannot be measured: 'fc\.weight' .* Nothing else is there"):
+    with pytest.raises(ValueError, match=r"cannot be measured: 'fc\.weight' .* There is no other layer"):
         history_of_checkpoints(tmp_path, layers="fc.weight")
 
 
@@ -430,7 +431,7 @@ def test_tensors_that_cannot_be_summed_are_left_out_and_named(tmp_path, monkeypa
 def test_advice_for_distributed_checkpoints_works(recipe, tmp_path, monkeypatch, capsys):
     series = states(2)
     for number, state in enumerate(series):
-        # As ModelParallelStrategy has it, and as PyTorch's recipe.
+        # As ModelParallelStrategy and PyTorch's recipe save it.
         optimizer = {"state": {"conv.weight": {"exp_avg": torch.ones(2, 2)}}, "param_groups": [{"lr": 0.1}]}
         content = (
             {"app": {"model": state, "optim": optimizer}} if recipe else {"state_dict": state, "optimizer_0": optimizer}
@@ -443,7 +444,7 @@ def test_advice_for_distributed_checkpoints_works(recipe, tmp_path, monkeypatch,
         command = shlex.split(str(refused.value).partition("measured: ")[2])
         assert command[:3] == ["python", "-m", "torch.distributed.checkpoint.format_utils"]
         assert command[3:] == ["dcp_to_torch", str(place), f"{place}.pt"]
-        # In this process: another would import torch again.
+        # Runs in this process, because another would import torch again.
         monkeypatch.setattr(sys, "argv", command[2:])
         runpy.run_module(command[2], run_name="__main__")
     np.testing.assert_allclose(history_of_checkpoints(tmp_path / "a run").values, expected(series), rtol=1e-6)
@@ -457,7 +458,7 @@ def anonymous():
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon")) / 1024
 
 small, large = sys.argv[1:]
-history_of_checkpoints(small)  # loads and compiles what there is
+history_of_checkpoints(small)  # imports and compiles before memory is measured
 before, most = anonymous(), []
 sys.setprofile(lambda frame, event, arg: most.append(anonymous()) if frame.f_code.co_name == "_sums" else None)
 history_of_checkpoints(large)
@@ -477,4 +478,4 @@ def test_memory_is_that_of_a_few_layers(kind, tmp_path):
             torch.save(state, f"{path}.pt") if kind == "torch" else save_file(state, f"{path}.safetensors")
     command = [sys.executable, "-c", MEASURE, str(tmp_path / "small"), str(tmp_path / "large")]
     done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parent.parent)
-    assert float(done.stdout) < 60  # MiB; each of the two files has 206, each layer 9
+    assert float(done.stdout) < 60  # MiB. Each of the two files has 206, each layer 9.

@@ -1,13 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 import math
+import re
+import signal
+import subprocess
 import sys
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from lightning_rwc import RWCHistory
-from lightning_rwc.cli import app, sparkline
+from lightning_rwc import RWCHistory, __version__
+from lightning_rwc.cli import app
+from lightning_rwc.terminal_table import sparkline
 from tests.helpers import events, fashion_mnist_files
 
 
@@ -35,12 +40,45 @@ def test_demo_trains_prints_and_stores(tmp_path):
     assert f"tensorboard --logdir {tmp_path}" in result.output
 
 
+# A browser that asks for the page at once, and says, like one that cannot be opened, that it did not show it.
+DEMO = """
+import signal, webbrowser
+from urllib.request import urlopen
+from lightning_rwc.cli import app
+
+def open(address):
+    print("opened", address, b"</html>" in urlopen(address).read(), flush=True)
+    return False
+
+webbrowser.open = open
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have set to ignored
+app()
+"""
+
+
 @pytest.mark.integration
-def test_demo_opens_tensorboard_on_request(tmp_path, monkeypatch):
-    commands = []
-    monkeypatch.setattr("subprocess.run", lambda command, check: commands.append(command))
-    assert invoke("demo", "--epochs", "1", "--log-dir", str(tmp_path), "--open").exit_code == 0
-    assert commands == [[sys.executable, "-m", "tensorboard.main", "--logdir", str(tmp_path)]]
+def test_demo_opens_the_tab_of_tensorboard_and_serves_it_until_ctrl_c(tmp_path):
+    command = [sys.executable, "-c", DEMO, "demo", "--epochs", "1", "--log-dir", str(tmp_path), "--open"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            lines = []
+            while not (lines and lines[-1].startswith("opened")):
+                lines.append(process.stdout.readline())
+                assert lines[-1], "ended before it opened anything"
+            printed, opened = (line.strip() for line in lines[-2:])
+            assert re.fullmatch(r"http://localhost:\d+/#lightning_rwc", printed)
+            assert opened == f"opened {printed} True"
+            with urlopen(f"{printed.partition('#')[0]}data/plugin/lightning_rwc/runs") as answer:
+                assert answer.status == 200
+            process.send_signal(signal.SIGINT)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+
+
+def test_version():
+    result = invoke("--version")
+    assert (result.exit_code, result.output) == (0, f"{__version__}\n")
 
 
 def test_demo_names_bad_data_and_missing_packages(monkeypatch):
@@ -51,7 +89,7 @@ def test_demo_names_bad_data_and_missing_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     result = invoke("demo", "--epochs", "1")
     assert result.exit_code == 2
-    assert 'This needs the package sklearn.datasets: pip install "lightning-rwc[demo]"' in result.output
+    assert "This needs the package sklearn.datasets. Install the extra `demo` of lightning-rwc." in result.output
 
 
 @pytest.mark.integration
@@ -94,7 +132,7 @@ def test_cluster_names_the_extra_that_a_file_needs(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     result = invoke("cluster", str(path), "--out", str(tmp_path / "out"))
     assert result.exit_code == 2
-    assert result.output == 'Parquet needs pandas and pyarrow: pip install "lightning-rwc[parquet]"\n'
+    assert result.output == "Parquet needs pandas and pyarrow. Install the extra `parquet` of lightning-rwc.\n"
 
 
 @pytest.mark.parametrize(
@@ -106,9 +144,9 @@ def test_cluster_names_the_extra_that_a_file_needs(tmp_path, monkeypatch):
         (["run.csv", "--kind", "conv="], "`--kind` must be REGEX=KIND"),
         (
             ["run.csv", "--kind", "fc=head"],
-            "has 'fc', which no layer's name matches. The layers are 'a', 'b', 'c', 'd'.",
+            "has 'fc', which matches no layer. The layers are: 'a', 'b', 'c', 'd'.",
         ),
-        (["."], ". is a folder, but curves are read from files: name them one by one (it has run.csv)."),
+        (["."], ". is a folder, not a file of curves. Name its files one by one: run.csv."),
         (["run.csv", "--procedure", "best"], "`procedure` must be one of"),
     ],
 )

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lightning_rwc import RWCHistory
-from lightning_rwc.curve_files import read_curves
+from lightning_rwc.weightscale.curve_files import read_curves
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet", ".npz"])
@@ -39,12 +39,12 @@ def test_plain_tables_are_read_whichever_way_they_lie(text, tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "it must have a header"),
+        (b"", "it needs a header"),
         (b"layer;1;2\nconv1;0.5;1\n", "separated by commas"),
         (b"layer,1,2\nconv1,0.5\n", "row 2 has 2 cells, but the header has 3"),
         (b"layer,1,2\nconv1,0.5,fast\n", "row 2 has 'fast' where a number is needed"),
-        (b"layer,1,2\na,1,2\na,1,2\n", "the layer 'a' is there more than once"),
-        (b"x,a,b\nc,1,2\n", "unclear: its first cell, 'x', must be 'layer' or 'epoch'"),
+        (b"layer,1,2\na,1,2\na,1,2\n", "it has the layer 'a' more than once"),
+        (b"x,a,b\nc,1,2\n", "its first cell, 'x', does not say whether rows or columns are layers"),
         (b"\xff\xfe\x00", "codec can't decode"),
         (b'layer,1\n"conv', "unexpected end of data"),
         (b"epoch,step,a\n0,x,1\n", "not a history written by RWCHistory.save"),
@@ -60,10 +60,10 @@ def test_broken_files_are_named(content, message, tmp_path):
 
 
 def test_folders_are_refused_with_what_is_in_them(tmp_path):
-    with pytest.raises(ValueError, match=r"is a folder, .*\(it has no \.csv"):
+    with pytest.raises(ValueError, match=r"is a folder, .* It has no \.csv"):
         read_curves(tmp_path)
     RWCHistory(["a"], [0], [0], [[1.0]]).save(tmp_path / "run.csv")
-    with pytest.raises(ValueError, match=r"is a folder, .*: name them one by one \(it has run\.csv\)"):
+    with pytest.raises(ValueError, match=r"is a folder, .* Name its files one by one: run\.csv\."):
         read_curves(tmp_path)
 
 
@@ -72,7 +72,7 @@ def test_addresses_are_refused(address, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     history = RWCHistory(["a"], [0], [0], [[1.0]])
     for use in (history.save, RWCHistory.load):
-        with pytest.raises(ValueError, match=f"`path` must be a file on this machine, .* '{address}': save to a local"):
+        with pytest.raises(ValueError, match=f"`path` must be a file on this machine, .* '{address}'. Save to a local"):
             use(address)
     with pytest.raises(ValueError, match="`path` must be a file on this machine"):
         history.save(Path(address))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whatever fails, training completes, the history is whole, and one warning names the cause."""
+"""If something fails, training still completes, the history is complete, and one warning names the cause."""
 
 import contextlib
 import errno
@@ -30,7 +30,7 @@ from tests.test_resume import assert_same, fit
 
 
 def train(tmp_path, match, callback=None, **kwargs):
-    """Train with a fault; the history, and that there was one warning of it."""
+    """Train with a fault, check that there is one warning about it, and return the history."""
     callback = callback or RWCCallback()
     with pytest.warns(UserWarning, match=match) as caught:
         trainer(callback, tmp_path=tmp_path, **kwargs).fit(net(), images())
@@ -44,7 +44,7 @@ def test_a_full_disk_when_a_picture_is_written(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Image.Image, "save", full)
     logger = CSVLogger(tmp_path)
-    history = train(tmp_path, "logging images to CSVLogger failed with OSError.*No space left", logger=logger)
+    history = train(tmp_path, "logging pictures to CSVLogger failed with OSError.*No space left", logger=logger)
     assert len(history) == 3
 
 
@@ -55,7 +55,7 @@ def test_an_image_call_that_raises(tmp_path, monkeypatch):
         raise ConnectionError("server gone")
 
     monkeypatch.setattr(logger.experiment, "add_image", broken)
-    history = train(tmp_path, "logging images to TensorBoardLogger failed with ConnectionError: server", logger=logger)
+    history = train(tmp_path, "pictures to TensorBoardLogger failed with ConnectionError: server", logger=logger)
     assert len(history) == 3
     assert len(events(logger.log_dir).Scalars("rwc/fc")) == 3
 
@@ -88,7 +88,7 @@ def test_out_of_memory_for_the_snapshot(tmp_path, monkeypatch):
     size = sum(p.nbytes for p in net().parameters() if p.ndim >= 2)
     recorder = Recorder()
     callback = RWCCallback()
-    with pytest.warns(UserWarning, match=rf"no memory for the snapshot of the weights, {size:,} bytes.*by `layers=`"):
+    with pytest.warns(UserWarning, match=rf"no memory for the snapshot of the weights, {size:,} bytes.*with `layers`"):
         trainer(callback, recorder, tmp_path=tmp_path).fit(net(), images())
     assert len(recorder.epochs) == 3
     assert len(callback.history) == 0
@@ -106,7 +106,7 @@ def test_another_error_in_taking_the_snapshot_is_not_hidden(message, tmp_path, m
 
 @pytest.mark.parametrize("error", [MemoryError("none left"), RuntimeError("a bug")])
 def test_a_measurement_that_fails_is_nan_and_the_next_starts_there(error, tmp_path, monkeypatch):
-    real, calls = Snapshot.sums, []
+    real, calls = Snapshot.measure, []
 
     def broken(self, *args, **kwargs):
         calls.append(None)
@@ -114,9 +114,11 @@ def test_a_measurement_that_fails_is_nan_and_the_next_starts_there(error, tmp_pa
             raise error
         return real(self, *args, **kwargs)
 
-    monkeypatch.setattr(Snapshot, "sums", broken)
+    monkeypatch.setattr(Snapshot, "measure", broken)
     callback, recorder = RWCCallback(), Recorder()
-    with pytest.warns(UserWarning, match=f"measurement of relative weight change failed with .*{error}") as caught:
+    with pytest.warns(
+        UserWarning, match=f"measurement of relative weight change failed on rank 0 with .*{error}"
+    ) as caught:
         trainer(callback, recorder, tmp_path=tmp_path, logger=TensorBoardLogger(tmp_path)).fit(net(), images())
     assert len([w for w in caught if str(error) in str(w.message)]) == 1
     expected = expected_table([recorder.start, *recorder.epochs])
@@ -125,7 +127,7 @@ def test_a_measurement_that_fails_is_nan_and_the_next_starts_there(error, tmp_pa
 
 
 def test_a_first_measurement_that_fails_leaves_monitors_their_keys(tmp_path, monkeypatch):
-    real, calls = Snapshot.sums, []
+    real, calls = Snapshot.measure, []
 
     def broken(self, *args, **kwargs):
         calls.append(None)
@@ -138,21 +140,21 @@ def test_a_first_measurement_that_fails_leaves_monitors_their_keys(tmp_path, mon
         raise MemoryError("none left for that either")
 
     retake = Snapshot.retake
-    monkeypatch.setattr(Snapshot, "sums", broken)
+    monkeypatch.setattr(Snapshot, "measure", broken)
     monkeypatch.setattr(Snapshot, "retake", cannot)
     callback, recorder = RWCCallback(), Recorder()
     stopping = EarlyStopping("rwc/fc", check_finite=False, patience=10)
-    with pytest.warns(UserWarning, match="failed with MemoryError: none left for that either") as caught:
+    with pytest.warns(UserWarning, match="failed on rank 0 with MemoryError: none left for that either") as caught:
         trainer(callback, recorder, stopping, tmp_path=tmp_path, max_epochs=4).fit(net(), images(), images())
     assert [w for w in caught if "nan, infinite" in str(w.message)] == []
-    # The snapshot could not be taken anew at once, but at the second measurement.
+    # A new snapshot fails at first and succeeds at the second measurement.
     expected = expected_table([recorder.start, *recorder.epochs])
     expected[:2] = np.nan
     np.testing.assert_allclose(callback.history.values, expected, rtol=1e-12)
 
 
 class Opaque(torch.Tensor):
-    """A tensor that PyTorch can hold but not compute with, as those of quantisation libraries."""
+    """A tensor with which PyTorch cannot compute, like those of quantisation libraries."""
 
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
@@ -166,7 +168,7 @@ def opaque(weight):
 
 
 class Frozen(Net):
-    """The network beside a matrix that it does not use."""
+    """The network with a matrix that it does not use."""
 
     def __init__(self):
         super().__init__()
@@ -215,14 +217,14 @@ def test_weights_of_8_bits(dtype, tmp_path):
 
 @pytest.fixture
 def _ctrl_c():
-    """Ctrl-C as in a terminal: a background job, as a test run may be, ignores it."""
+    """Ctrl-C as in a terminal. Without this, a test run in the background ignores it."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
 
 
 @pytest.mark.usefixtures("_ctrl_c")
-@pytest.mark.parametrize("inside", ["lightning_rwc.numba_sums._Job.run", "lightning_rwc.metric.change_ratio"])
+@pytest.mark.parametrize("inside", ["lightning_rwc.sums.numba_sums._Job.run", "lightning_rwc.metric.change_ratio"])
 def test_an_interrupt_inside_the_measurement_leaves_a_checkpoint_that_resumes(inside, tmp_path, monkeypatch):
     whole = fit(tmp_path, RWCCallback())
     saver = OnExceptionCheckpoint(tmp_path / "saved")
@@ -257,10 +259,10 @@ def test_ctrl_c_ends_a_measure_of_the_users_own(tmp_path):
 
     whole = fit(tmp_path, RWCCallback())
     saver = OnExceptionCheckpoint(tmp_path / "saved")
-    callback = RWCCallback(measures=("rwc", Endless()))
+    callback = RWCCallback(measures=[Endless()])
     with contextlib.suppress(KeyboardInterrupt, SystemExit):
         fit(tmp_path, callback, saver)
-    # The measurement had not begun; it is made up for as training resumes.
+    # The measurement had not started. It is taken when training resumes.
     assert len(callback.history) == 0
     resumed = fit(tmp_path, RWCCallback(), ckpt=tmp_path / "saved/on_exception.ckpt")
     assert_same(resumed, whole)
@@ -286,14 +288,14 @@ def test_signals_held_back_and_a_second_ctrl_c():
 
 @pytest.fixture
 def _slurm(monkeypatch):
-    """A job of SLURM, which announces its end by a signal, in whose handler Lightning saves."""
+    """A SLURM job. A signal announces its end, and Lightning saves a checkpoint in the handler."""
     for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_JOB_NAME": "job"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr("lightning.pytorch.trainer.connectors.signal_connector.call", lambda *args, **kwargs: 0)
 
 
 @pytest.mark.usefixtures("_slurm")
-@pytest.mark.parametrize("inside", ["lightning_rwc.numba_sums._Job.run", "lightning_rwc.metric.change_ratio"])
+@pytest.mark.parametrize("inside", ["lightning_rwc.sums.numba_sums._Job.run", "lightning_rwc.metric.change_ratio"])
 def test_a_checkpoint_of_slurm_inside_a_measurement_resumes(inside, tmp_path, monkeypatch):
     whole = fit(tmp_path / "whole", RWCCallback())
     real, fired = resolve_name(inside), []
@@ -351,9 +353,9 @@ def test_a_thousand_measurements_grow_neither_memory_nor_open_figures(tmp_path):
     class Watch(Recorder):
         def on_train_batch_end(self, trainer, pl_module, *args, **kwargs):
             if trainer.global_step % 100 == 0:
-                # Figures are cycles: what is not collected yet is no leak.
+                # Figures contain cycles. Those that are not collected yet are not a leak.
                 gc.collect()
-                # In memory now; the peak would be that of the tests before.
+                # The memory in use now, because the peak includes earlier tests.
                 pages = int(Path("/proc/self/statm").read_text().split()[1])
                 sizes[trainer.global_step] = pages * resource.getpagesize()
 

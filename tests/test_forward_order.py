@@ -8,13 +8,13 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from lightning_rwc import RWCHistory
+from lightning_rwc.depth import depth_correlation
 from lightning_rwc.forward_order import forward_order
-from lightning_rwc.functional import depth_correlation
 from lightning_rwc.layers import LayerSelection
 
 
 class Shuffled(nn.Module):
-    """Defined in an order that is not the order of computing."""
+    """Layers that compute in another order than that of their definition."""
 
     def __init__(self):
         super().__init__()
@@ -84,7 +84,7 @@ def test_compiled_code_is_seen():
 
 
 class Eccentric(Shuffled):
-    """What a careful observer must not disturb: a merge in eval mode, a counter, random numbers of every kind."""
+    """A merge in eval mode, counters, and random numbers of every kind, which `forward_order` must not disturb."""
 
     def __init__(self):
         super().__init__()
@@ -130,7 +130,7 @@ def test_nothing_is_otherwise_afterwards(fail):
 
 
 def test_a_selection_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="no match"):
+    with pytest.raises(ValueError, match="matches no parameter"):
         forward_order(Shuffled(), torch.zeros(2, 3, 5), layers="nothing")
 
 

@@ -11,10 +11,10 @@ from scipy.stats import spearmanr
 from torchmetrics.functional.regression import weighted_mean_absolute_percentage_error
 
 from lightning_rwc import relative_weight_change
-from lightning_rwc.functional import change_ratio, change_sums, depth_correlation
-from tests.oracle import numpy_rwc
+from lightning_rwc.depth import depth_correlation
+from lightning_rwc.functional import change_ratio, change_sums
+from tests.oracle import NORMS, numpy_rwc
 
-NORMS = ["l1", "l2", "elementwise"]
 DTYPES = {
     torch.float64: 1e150,
     torch.float32: 3e38,
@@ -73,10 +73,16 @@ def test_elementwise_is_the_papers_code_where_no_weight_is_zero():
     np.testing.assert_allclose(relative_weight_change(a, b, "elementwise"), expected, rtol=1e-14)
 
 
-def test_elementwise_leaves_out_zeros_and_counts_what_moved_from_them():
+def test_elementwise_leaves_out_zeros():
     previous, current = torch.tensor([0.0, 0.0, 2.0]), torch.tensor([5.0, 0.0, 3.0])
     assert relative_weight_change(previous, current, "elementwise").item() == 0.5
-    assert change_sums(previous, current, "elementwise").tolist() == [0.5, 1, 1]
+    assert change_sums(previous, current, "elementwise").tolist() == [0.5, 1, 6]
+
+
+def test_squares_that_underflow_are_no_change():
+    previous = torch.full((3,), 1e-200, dtype=torch.float64)
+    assert relative_weight_change(previous, 1.1 * previous, "l2").item() == 0
+    assert relative_weight_change(previous, 1.1 * previous, "l1").item() == pytest.approx(0.1)
 
 
 def test_l1_is_torchmetrics_weighted_mape():
@@ -115,11 +121,11 @@ def test_sums_of_parts_give_the_ratio_of_the_whole(norm):
 
 def test_bad_input_is_named():
     x = torch.ones(2)
-    with pytest.raises(ValueError, match=r"`norm` must be one of 'l1', 'l2', 'elementwise', but got 'l3'"):
-        relative_weight_change(x, x, "l3")
-    with pytest.raises(ValueError, match=r"one shape, but got \(2,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"`norm` must be one of 'l1', 'l2', 'elementwise', but got 'largest'"):
+        relative_weight_change(x, x, "largest")
+    with pytest.raises(ValueError, match=r"the same shape, but they have \(2,\) and \(3,\)"):
         relative_weight_change(x, torch.ones(3))
-    with pytest.raises(TypeError, match=r"`current` must be .* floating-point numbers, but got torch.int64"):
+    with pytest.raises(TypeError, match=r"`current` must be .* floating-point numbers, but it is torch.int64"):
         relative_weight_change(x, torch.ones(2, dtype=torch.long))
     with pytest.raises(TypeError, match=r"`previous` .* torch.sparse_coo"):
         relative_weight_change(x.to_sparse(), x)

@@ -25,11 +25,10 @@ def bits(array):
 
 @st.composite
 def histories(draw):
-    layers = draw(st.lists(NAMES | st.sampled_from(["epoch", "step", "0", "1e5", *HOSTILE]), max_size=5, unique=True))
+    names = NAMES | st.sampled_from(["epoch", "step", "statistic", "value", "0", "1e5", *HOSTILE])
+    layers = draw(st.lists(names, max_size=5, unique=True))
     count = draw(st.integers(0, 5))
     integers = st.lists(st.integers(0, 10**9), min_size=count, max_size=count)
-    if draw(st.booleans()):  # as if they were standard errors
-        layers = [*layers, *(f"{layer} (standard error)" for layer in layers)]
     tables = hnp.arrays(np.float64, (count, len(layers)))
     return RWCHistory(layers, draw(integers), draw(integers), draw(tables), draw(st.none() | tables))
 
@@ -70,9 +69,11 @@ def test_csv_is_a_plain_table_whatever_layers_are_called(tmp_path, monkeypatch):
 def test_csv_as_pandas_or_a_spreadsheet_writes_it(newline, start, tmp_path):
     path = tmp_path / "rwc.csv"
     lines = [
-        'epoch,step,conv,"a,b",conv (standard error),"a,b (standard error)"',
-        "0,9,0.30000000000000004,inf,0.015625,0.0",
-        "1,19,nan,1e-05,0.0,0.25",
+        'epoch,step,statistic,conv,"a,b"',
+        "0,9,value,0.30000000000000004,inf",
+        "0,9,standard error,0.015625,0.0",
+        "1,19,value,nan,1e-05",
+        "1,19,standard error,0.0,0.25",
         "",
     ]
     path.write_bytes((start + newline.join(lines)).encode())
@@ -87,13 +88,15 @@ def test_missing_packages_are_named(tmp_path, monkeypatch):
     for missing in ("pandas", "pyarrow"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, missing, None)
-            needed = r'Parquet needs pandas and pyarrow: pip install "lightning-rwc\[parquet\]"'
+            needed = "Parquet needs pandas and pyarrow. Install the extra `parquet` of lightning-rwc"
             with pytest.raises(ModuleNotFoundError, match=needed):
                 RWCHistory.load(tmp_path / "there.parquet")
             with pytest.raises(ModuleNotFoundError, match=needed):
                 RWCHistory(["conv"], [0], [9], [[0.5]]).save(tmp_path / "new.parquet")
     monkeypatch.setitem(sys.modules, "pandas", None)
-    with pytest.raises(ModuleNotFoundError, match=r'to_frame needs pandas: pip install "lightning-rwc\[pandas\]"'):
+    with pytest.raises(
+        ModuleNotFoundError, match=r"to_frame needs pandas\. Install the extra `pandas` of lightning-rwc"
+    ):
         RWCHistory().to_frame()
 
 
@@ -123,7 +126,7 @@ def test_plots_are_figures_without_pyplot():
 
 
 def test_sizes_that_do_not_fit_are_refused():
-    with pytest.raises(ValueError, match=r"`values` must be of shape .* is \(1, 2\), but is of shape \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"`values` must have the shape .*, here \(1, 2\), but has the shape \(1, 3\)"):
         RWCHistory(["a", "b"], [0], [0], [[1, 2, 3]])
     with pytest.raises(ValueError, match="2 `steps`"):
         RWCHistory(["a"], [0], [0, 1], [[1]])

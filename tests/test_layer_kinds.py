@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from torch import nn
 
-from lightning_rwc.layer_kinds import kinds_by_pattern, layer_kinds
+from lightning_rwc.weightscale.layer_kinds import kinds_by_pattern, layer_kinds
 
 
 class SqueezeExcite(nn.Module):

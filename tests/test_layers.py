@@ -8,7 +8,7 @@ from lightning_rwc.layers import LayerSelection
 
 
 class Net(nn.Module):
-    """One of everything: kernels, biases, norms, two matrices in a module, parameters of its own."""
+    """Kernels, biases, norms, a module with two matrices, and parameters of the network itself."""
 
     def __init__(self):
         super().__init__()
@@ -61,12 +61,12 @@ def test_grouping_by_depth_and_by_function():
 
 
 def keep_matrices(name, parameter):
-    """A filter that a string names."""
+    """A filter that a test refers to by a string."""
     return parameter.ndim == 2
 
 
 def first_letter(name):
-    """A grouping that a string names."""
+    """A grouping that a test refers to by a string."""
     return name[0]
 
 
@@ -101,7 +101,7 @@ def test_names_of_parametrised_pruned_and_compiled_modules():
 
 
 class Scale(nn.Module):
-    """A norm's scale and shift, as modules for images and tokens shape them."""
+    """A norm's scale and shift, in the shapes of modules for images and tokens."""
 
     def __init__(self, *shape):
         super().__init__()
@@ -110,7 +110,7 @@ class Scale(nn.Module):
 
 
 class Attention(nn.Module):
-    """Scales of the shapes that are found in vision transformers, and a table that is none."""
+    """Scales in the shapes of vision transformers, and a table that is not a scale."""
 
     def __init__(self):
         super().__init__()
@@ -121,7 +121,7 @@ class Attention(nn.Module):
 
 
 def narrow():
-    """Weights of modules whose weights are layers whatever their sizes: each has at most one dimension above 1."""
+    """Modules whose weights are layers at any size. Here each has at most one dimension larger than 1."""
     modules = {
         "head": nn.Linear(60, 1),
         "wide": nn.Linear(1, 5),
@@ -151,7 +151,7 @@ def test_a_vector_is_no_layer_whatever_its_shape():
     }
     assert names(net) == expected
     assert names(net.state_dict()) == expected
-    # Asked for by name they are tracked all the same, and keep their names.
+    # `layers` can still select them, and their names do not change.
     chosen = ["norm.weight", "attn.logit_scale", "conv.gain"]
     assert list(names(net, layers=[rf"^{name}$" for name in chosen])) == ["norm", *chosen[1:]]
 
@@ -203,11 +203,11 @@ def test_integers_are_not_weights():
 
 
 def test_a_selection_of_nothing_names_what_exists():
-    with pytest.raises(ValueError, match=r"`layers` has the regular expression 'hat', no match.*'head.weight'"):
+    with pytest.raises(ValueError, match=r"`layers` pattern 'hat' matches no parameter\. The model.*'head.weight'"):
         LayerSelection(layers=["head", "hat"]).require(Net())
     with pytest.raises(ValueError, match=r"no parameter has two or more dimensions larger than 1.*'weight'"):
         LayerSelection().require(nn.BatchNorm1d(2))
-    with pytest.raises(ValueError, match="no parameter is chosen by `layers`"):
+    with pytest.raises(ValueError, match=r"no parameter is selected by `layers`.*Select some of them with `layers=`"):
         LayerSelection(layers=lambda name, parameter: False).require(Net())
     with pytest.raises(ValueError, match="floating-point parameters: none"):
         LayerSelection().require(nn.ReLU())
@@ -235,7 +235,7 @@ def test_uninitialised_parameters_are_refused():
         ({"group_by": "encoder"}, TypeError, "`group_by` must be .* but got 'encoder'"),
         ({"layers": "tests.nowhere:keep"}, ValueError, "`layers` names the function .* cannot be imported"),
         ({"group_by": "math:nothing"}, ValueError, "`group_by` names the function .* cannot be imported"),
-        ({"layers": "math:pi"}, TypeError, "`layers` must name a function, but 'math:pi' is 3.14"),
+        ({"layers": "math:pi"}, TypeError, "`layers` must name a function, but 'math:pi' names 3.14"),
     ],
 )
 def test_bad_arguments_are_named(kwargs, error, message):
@@ -244,5 +244,5 @@ def test_bad_arguments_are_named(kwargs, error, message):
 
 
 def test_group_by_function_must_name_layers():
-    with pytest.raises(TypeError, match="`group_by` must return a string, but gave None"):
+    with pytest.raises(TypeError, match="`group_by` must return a string, but returned None for 'weight'"):
         LayerSelection(group_by=lambda name: None).require(nn.Linear(2, 2))

@@ -52,8 +52,8 @@ def fit(config):
         ([r"layers: ['^conv1\.weight$', 'fc']"], ["conv1", "fc.weight", "fc.bias"]),
         (["layers: tests.test_lightning_cli:only_kernels"], ["conv1", "block.conv2"]),
         (["group_by: 1", "heatmap: 5"], ["conv1", "block", "fc"]),
-        (["measures: [rwc, fluctuation]"], ["conv1", "block.conv2", "fc"]),
-        (["measures: [rwc, {class_path: tests.test_measures.LargestWeight}]"], ["conv1", "block.conv2", "fc"]),
+        (["measures: [fluctuation]"], ["conv1", "block.conv2", "fc"]),
+        (["measures: [{class_path: tests.test_measures.LargestWeight}]"], ["conv1", "block.conv2", "fc"]),
         (["group_by: tests.test_lightning_cli:first_letter"], ["c", "b", "f"]),
     ],
 )
@@ -71,7 +71,7 @@ def test_yaml_reaches_the_callback(init_args, layers, tmp_path):
 
 @pytest.mark.parametrize("measure", ["fluctuation", "{class_path: tests.test_measures.LargestWeight}"])
 def test_measures_from_yaml(measure, tmp_path):
-    names = list(run(tmp_path, [f"measures: [rwc, {measure}]"]).histories)
+    names = list(run(tmp_path, [f"measures: [{measure}]"]).histories)
     assert names == ["rwc", "largest" if "class_path" in measure else "fluctuation"]
 
 

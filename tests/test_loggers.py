@@ -20,12 +20,14 @@ from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogg
 from PIL import Image
 from scipy.stats import spearmanr
 
-from lightning_rwc import RWCCallback
-from lightning_rwc.loggers import LoggerOutput
+from lightning_rwc import RWCCallback, loggers
+from lightning_rwc.loggers import LoggerOutput, register_picture_writer
+from lightning_rwc.tensorboard.contents import read
 from tests.helpers import LAYERS, Recorder, events, expected_table, images, net, trainer
 from tests.oracle import numpy_rwc
 
-TAGS = [*(f"rwc/{layer}" for layer in LAYERS), "rwc_summary/total", "rwc_summary/depth_correlation"]
+SUMMARY = ("total", "depth_correlation", "epoch")
+TAGS = [*(f"rwc/{layer}" for layer in LAYERS), *(f"rwc_summary/{name}" for name in SUMMARY)]
 STEPS = [5, 11, 17]
 
 
@@ -38,7 +40,7 @@ def fit(tmp_path, *loggers):
     names = [f"{layer}.weight" for layer in LAYERS]
     totals = [numpy_rwc([p[n] for n in names], [c[n] for n in names], "l1") for p, c in pairwise(states)]
     rhos = [spearmanr(range(len(LAYERS)), row).statistic for row in table]
-    return dict(zip(TAGS, [*table.T, totals, rhos], strict=True))
+    return dict(zip(TAGS, [*table.T, totals, rhos, range(len(table))], strict=True))
 
 
 def check(expected, read):
@@ -64,6 +66,9 @@ def test_tensorboard(tmp_path):
         picture = tmp_path / "picture.png"
         picture.write_bytes(log.Images(tag)[-1].encoded_image_string)
         assert is_picture(picture)
+    [told] = log.Tensors("rwc_summary/layers")
+    assert told.step == STEPS[0]
+    assert read(told.tensor_proto.string_val[0]).layers == LAYERS
 
 
 def test_csv(tmp_path):
@@ -84,7 +89,7 @@ def give(logger, tag="rwc/fc"):
     """A scalar and a picture."""
     output = LoggerOutput()
     output.scalars([logger], {tag: 0.5}, step=3)
-    output.images([logger], {"rwc/heatmap": PICTURE}, step=3)
+    output.pictures([logger], {"rwc/heatmap": PICTURE}, step=3)
 
 
 def test_a_prefix_of_tensorboard_s_logger_is_before_pictures_too(tmp_path):
@@ -105,7 +110,7 @@ def test_a_prefix_of_the_csv_logger_is_before_pictures_too(tmp_path):
 
 def test_csv_pictures_of_prefixes_that_look_alike_are_files_of_their_own(tmp_path):
     logger = CSVLogger(tmp_path)
-    LoggerOutput().images([logger], {f"{prefix}/heatmap": PICTURE for prefix in ("a/b", "a_b", "a%2Fb")}, step=3)
+    LoggerOutput().pictures([logger], {f"{prefix}/heatmap": PICTURE for prefix in ("a/b", "a_b", "a%2Fb")}, step=3)
     names = {path.name for path in Path(logger.log_dir).glob("*.png")}
     assert names == {"a%2Fb_heatmap.png", "a_b_heatmap.png", "a%252Fb_heatmap.png"}
 
@@ -213,11 +218,11 @@ def test_what_mlflow_cannot_store_does_not_take_the_rest_with_it(mlflow_logger):
         warnings.simplefilter("always")
         output.scalars([logger], scalars, step=3)
         output.scalars([logger], scalars | {"rwc/./fc": 9.0}, step=4)
-    ours = [str(w.message) for w in caught if "MLFlowLogger gets no relative weight change" in str(w.message)]
+    ours = [str(w.message) for w in caught if "MLFlowLogger cannot store" in str(w.message)]
     assert len(ours) == 2
-    assert "xxx', which has 251 characters where MLflow takes 250; 'rwc/', which is no path" in ours[0]
+    assert "xxx', which has 251 characters, but MLflow accepts 250; 'rwc/', which is not a path" in ours[0]
     assert "and 2 more" in ours[0]
-    assert "under 'rwc/./fc', which is no path as MLflow takes it. It gets all others" in ours[1]
+    assert "of 'rwc/./fc', which is not a path that MLflow accepts. It gets all others" in ours[1]
     stored = {f"my-rwc/{layer}": value for layer, value in layers.items() if layer.startswith("layers.")}
     stored |= {f"my-rwc/{fits}": 2.0, "my-rwc/ab": 6.0, "my-rwc/fc": 8.0}
     assert logger.experiment.get_run(logger.run_id).data.metrics == stored
@@ -274,7 +279,7 @@ def test_litlogger_gets_pictures_by_its_documented_call():
     class LitLogger:
         experiment = Experiment()
 
-    LoggerOutput().images([LitLogger()], {"rwc/heatmap": PICTURE}, step=7)
+    LoggerOutput().pictures([LitLogger()], {"rwc/heatmap": PICTURE}, step=7)
     [(key, value, step)] = uploads
     assert (key, step) == ("rwc/heatmap", 7)
     assert isinstance(value, litlogger.Image)
@@ -284,7 +289,7 @@ def test_csv_in_a_remote_folder():
     class CSVLogger:
         log_dir = "memory://bucket/run"
 
-    LoggerOutput().images([CSVLogger()], {"rwc/heatmap": PICTURE}, step=7)
+    LoggerOutput().pictures([CSVLogger()], {"rwc/heatmap": PICTURE}, step=7)
     with fsspec.open("memory://bucket/run/rwc_heatmap.png", "rb") as file, Image.open(file) as image:
         assert image.size == (4, 4)
 
@@ -296,7 +301,7 @@ def test_mlflow_keys_hold_only_what_mlflow_takes():
         run_id = "run"
         experiment = SimpleNamespace(log_image=lambda run, image, key, step: calls.append((run, key, step)))
 
-    LoggerOutput().images([MLFlowLogger()], {"ünn<1>/heatmap": PICTURE}, step=7)
+    LoggerOutput().pictures([MLFlowLogger()], {"ünn<1>/heatmap": PICTURE}, step=7)
     assert calls == [("run", "_nn_1_/heatmap", 7)]
 
 
@@ -324,6 +329,42 @@ def test_an_unknown_logger_gets_scalars_and_one_message(tmp_path, caplog):
     check(expected, {tag: {step: metrics[tag] for step, metrics in rows} for tag in rows[0][1]})
     told = [record for record in caplog.records if "Foreign gets relative weight changes as scalars" in record.message]
     assert len(told) == 1
+
+
+def test_a_registered_logger_gets_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr(loggers, "_PICTURE_WRITERS", dict(loggers._PICTURE_WRITERS))
+    calls = []
+    register_picture_writer("Foreign", lambda logger, tag, image, step: calls.append((logger, tag, image, step)))
+    logger = Foreign()
+    fit(tmp_path, logger)
+    assert {(tag, step) for _, tag, _, step in calls} == {(f"rwc/{k}", s) for k in ("heatmap", "curves") for s in STEPS}
+    assert all(one is logger and image.dtype == np.uint8 and image.shape[2] == 3 for one, _, image, _ in calls)
+
+
+def test_a_registered_subclass_stays_what_it_is(tmp_path, monkeypatch):
+    class Mine(TensorBoardLogger):
+        pass
+
+    monkeypatch.setattr(loggers, "_PICTURE_WRITERS", dict(loggers._PICTURE_WRITERS))
+    register_picture_writer("Mine", lambda logger, tag, picture, step: None)
+    logger = Mine(tmp_path)
+    fit(tmp_path, logger)
+    assert "rwc_summary/layers" in events(logger.log_dir).Tags()["tensors"]
+
+
+def test_a_logger_that_has_been_closed_gets_the_layers_again(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    for prefix in ("first", "second"):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="Relative weight change: logging")
+            trainer(RWCCallback(prefix=prefix), tmp_path=tmp_path, logger=logger).fit(net(), images())
+    assert {"first_summary/layers", "second_summary/layers"} <= set(events(logger.log_dir).Tags()["tensors"])
+
+
+@pytest.mark.parametrize(("name", "write"), [(Foreign, print), ("Foreign", None)])
+def test_what_is_no_writer_is_refused(name, write):
+    with pytest.raises(TypeError, match=r"`(class_name|write)` must be"):
+        register_picture_writer(name, write)
 
 
 def test_every_logger_of_a_trainer_is_served(tmp_path):

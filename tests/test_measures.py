@@ -13,12 +13,14 @@ from torch.nn.utils import parametrizations, prune
 
 from lightning_rwc import RelativeWeightChange, RWCCallback
 from lightning_rwc.layers import LayerSelection
-from lightning_rwc.measures import LayerFluctuation, Measure, MeasureTables, NodeStrength, node_strengths
+from lightning_rwc.measure_tables import MeasureTables
+from lightning_rwc.measures import LayerFluctuation, Measure, NodeStrength
+from lightning_rwc.node_strengths import node_strengths
 from lightning_rwc.quantity import Quantity
 from tests.helpers import LAYERS, Recorder, events, images, net, trainer
 from tests.oracle import numpy_strengths
 
-EVERYTHING = ("rwc", "strength", "fluctuation")
+EVERYTHING = ("strength", "fluctuation")
 
 
 class LargestWeight(Measure):
@@ -229,7 +231,7 @@ def test_tables_tags_and_pictures_of_a_run(tmp_path):
     logger = TensorBoardLogger(tmp_path)
     fit = trainer(callback, recorder, tmp_path=tmp_path, logger=logger)
     fit.fit(net(), images())
-    assert list(callback.histories) == [*EVERYTHING, "largest"]
+    assert list(callback.histories) == ["rwc", *EVERYTHING, "largest"]
     assert callback.histories["rwc"] is callback.history
     log = events(logger.log_dir)
     expected = {name: np.empty((3, 3)) for name in callback.histories}
@@ -246,11 +248,12 @@ def test_tables_tags_and_pictures_of_a_run(tmp_path):
         assert (table.layers, table.epochs, table.steps) == (LAYERS, callback.history.epochs, callback.history.steps)
         np.testing.assert_allclose(table.values, expected[name], rtol=1e-6)
         for layer, curve in zip(LAYERS, expected[name].T, strict=True):
-            scalars = log.Scalars(f"{name}/{layer}")
+            scalars = log.Scalars(f"rwc_{name}/{layer}")
             assert [event.step for event in scalars] == callback.history.steps
             np.testing.assert_allclose([event.value for event in scalars], curve, rtol=1e-6)
-            assert fit.callback_metrics[f"{name}/{layer}"].item() == pytest.approx(curve[-1], rel=1e-6)
-    pictures = {f"{prefix}/{kind}" for prefix in callback.histories for kind in ("heatmap", "curves")}
+            assert fit.callback_metrics[f"rwc_{name}/{layer}"].item() == pytest.approx(curve[-1], rel=1e-6)
+    prefixes = ("rwc", "rwc_strength", "rwc_fluctuation", "rwc_largest")
+    pictures = {f"{prefix}/{kind}" for prefix in prefixes for kind in ("heatmap", "curves")}
     assert set(log.Tags()["images"]) == pictures
 
 
@@ -270,14 +273,14 @@ def test_training_is_the_same_and_tables_survive_a_resume(tmp_path):
 def test_a_measure_added_at_a_resume_begins_there(tmp_path):
     saver = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     trainer(RWCCallback(), saver, tmp_path=tmp_path, enable_checkpointing=True).fit(net(), images())
-    callback = RWCCallback(measures=("rwc", "strength"))
+    callback = RWCCallback(measures=["strength"])
     trainer(callback, tmp_path=tmp_path).fit(net(), images(), ckpt_path=tmp_path / "epoch=1.ckpt")
     assert callback.histories["strength"].epochs == [2]
     assert callback.history.epochs == [0, 1, 2]
 
 
 def test_a_measure_that_fails_warns_once_and_training_goes_on(tmp_path):
-    callback = RWCCallback(measures=("rwc", Broken(), "strength"))
+    callback = RWCCallback(measures=(Broken(), "strength"))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer(callback, tmp_path=tmp_path).fit(net(), images())
@@ -287,15 +290,22 @@ def test_a_measure_that_fails_warns_once_and_training_goes_on(tmp_path):
     assert np.isfinite(callback.histories["strength"].values).all()
 
 
+def named(name):
+    measure = NodeStrength()
+    measure.name = name
+    return measure
+
+
 @pytest.mark.parametrize(
     ("measures", "error", "message"),
     [
-        ("rwc", TypeError, "sequence of names"),
-        (("rwc", 3), TypeError, "sequence of names"),
-        (("rwc", "strenght"), ValueError, "'strenght'.*'strength', 'fluctuation'"),
-        (("strength",), ValueError, "must contain 'rwc'"),
-        (("rwc", "strength", NodeStrength()), ValueError, "names that differ"),
-        (("rwc", "rwc"), ValueError, "names that differ"),
+        ("strength", TypeError, "sequence of names"),
+        (("strength", 3), TypeError, "sequence of names"),
+        (("strenght",), ValueError, "'strenght'.*'strength', 'fluctuation'"),
+        (("rwc", "strength"), ValueError, "'rwc'.*always measured: leave it out"),
+        (("strength", NodeStrength()), ValueError, "different names"),
+        ((named("rwc"),), ValueError, "not 'rwc'"),
+        ((named(" "),), ValueError, "not blank"),
     ],
 )
 def test_bad_measures_are_refused_at_construction(measures, error, message):
@@ -305,9 +315,17 @@ def test_bad_measures_are_refused_at_construction(measures, error, message):
         MeasureTables(measures)
 
 
-def test_two_callbacks_cannot_have_one_measure(tmp_path):
-    pair = RWCCallback(measures=("rwc", "strength")), RWCCallback(prefix="l2", norm="l2", measures=("rwc", "strength"))
-    with pytest.raises(ValueError, match="tags that start with 'strength'"):
+def test_two_callbacks_can_have_one_measure(tmp_path):
+    pair = RWCCallback(measures=["strength"]), RWCCallback(prefix="l2", norm="l2", measures=["strength"])
+    fit = trainer(*pair, tmp_path=tmp_path)
+    fit.fit(net(), images())
+    assert {"rwc_strength/fc", "l2_strength/fc"} <= set(fit.callback_metrics)
+    np.testing.assert_array_equal(pair[0].histories["strength"].values, pair[1].histories["strength"].values)
+
+
+def test_a_measure_cannot_take_the_tags_of_another_callback(tmp_path):
+    pair = RWCCallback(measures=["strength"]), RWCCallback(prefix="rwc_strength")
+    with pytest.raises(ValueError, match="tags that start with 'rwc_strength'"):
         trainer(*pair, tmp_path=tmp_path).fit(net(), images())
 
 
@@ -319,7 +337,7 @@ def test_a_measure_that_gives_no_numbers_is_nan(odd, tmp_path):
         def __call__(self, layers):
             return dict.fromkeys(layers, odd)
 
-    callback = RWCCallback(measures=("rwc", Odd()))
+    callback = RWCCallback(measures=[Odd()])
     with pytest.warns(UserWarning, match="measure 'odd' failed with TypeError") as caught:
         trainer(callback, tmp_path=tmp_path).fit(net(), images())
     assert len([w for w in caught if "odd" in str(w.message)]) == 1

@@ -363,7 +363,7 @@ def test_two_callbacks_with_prefixes_of_their_own(tmp_path):
 
 def test_two_callbacks_of_one_prefix_are_refused(tmp_path):
     run = trainer(RWCCallback(), RWCCallback(norm="l2"), tmp_path=tmp_path)
-    with pytest.raises(ValueError, match="Two RWCCallbacks have `prefix='rwc'`: give each a prefix of its own"):
+    with pytest.raises(ValueError, match="Two RWCCallbacks have `prefix='rwc'`: give each its own prefix"):
         run.fit(net(), images())
 
 

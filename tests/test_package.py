@@ -191,7 +191,7 @@ script.load()()
 """
     done = alone(start, tmp_path)
     assert done.returncode == 2, done.stderr
-    assert done.stderr == 'This needs the package typer: pip install "lightning-rwc[cli]"\n'
+    assert done.stderr == "The command needs the package typer. Install the extra `cli` of lightning-rwc.\n"
     assert done.stdout == ""
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-LIMIT = 240  # seconds: several times what a case takes on a busy machine
+LIMIT = 480  # seconds: many times what a case takes on an idle machine
 
 
 def run(case, strategy, folder, *arguments, until=None):
@@ -50,7 +50,7 @@ EVERY_READER = [f"{reader}-{place}" for reader in ("tqdm", "rich", "callback") f
     [
         ("ddp", EVERY_READER),
         ("fsdp", EVERY_READER),
-        ("ddp_spawn", EVERY_READER[:4]),
+        ("ddp_spawn", EVERY_READER[:2]),
     ],
 )
 def test_whoever_reads_metrics_on_one_rank(strategy, readers, tmp_path):
@@ -58,7 +58,7 @@ def test_whoever_reads_metrics_on_one_rank(strategy, readers, tmp_path):
         pytest.skip("fully_shard of this torch runs on GPUs only")
     status, errors = run("bars", strategy, tmp_path, *readers)
     assert status == 0, errors[-5000:]
-    assert ("`callback.history` stays empty in the one that called `fit`" in errors) == (strategy == "ddp_spawn")
+    assert ("`callback.history` stays empty in the process that called `fit`" in errors) == (strategy == "ddp_spawn")
 
 
 @pytest.mark.integration

@@ -254,7 +254,9 @@ def test_a_checkpoint_holds_the_snapshot_only_when_the_weights_have_moved(tmp_pa
 
 def test_a_checkpoint_without_our_state_is_resumed_with_one_warning(tmp_path):
     checkpoint = save_at(tmp_path, Callback(), 8)
-    with pytest.warns(UserWarning, match=r"holds no state of RWCCallback\[prefix='rwc', .*\], but of none") as caught:
+    with pytest.warns(
+        UserWarning, match=r"has no state of RWCCallback\[prefix='rwc', .*\]. It has none at all"
+    ) as caught:
         history = fit(tmp_path, RWCCallback(), ckpt=checkpoint)
     assert len([w for w in caught if "RWCCallback" in str(w.message) and "lightning_rwc" in w.filename]) == 1
     assert history.epochs == [1, 2, 3, 4, 5]
@@ -262,10 +264,21 @@ def test_a_checkpoint_without_our_state_is_resumed_with_one_warning(tmp_path):
 
 def test_a_checkpoint_of_other_settings_is_resumed_with_one_warning(tmp_path):
     checkpoint = save_at(tmp_path, RWCCallback(norm="l2"), 8)
-    with pytest.warns(
-        UserWarning, match=r"holds no state of RWC.* norm='l1'.*, but of RWCCallback.*norm='l2'"
-    ) as caught:
+    with pytest.warns(UserWarning, match=r"has no state of RWC.* norm='l1'.* It has RWCCallback.*norm='l2'") as caught:
         history = fit(tmp_path, RWCCallback(), ckpt=checkpoint)
+    assert len([w for w in caught if "RWCCallback" in str(w.message) and "lightning_rwc" in w.filename]) == 1
+    assert history.epochs == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize("version", [None, 2])
+def test_a_checkpoint_of_another_version_is_resumed_with_one_warning(version, tmp_path):
+    path = save_at(tmp_path, RWCCallback(), 8)
+    checkpoint = torch.load(path, weights_only=True)
+    [ours] = [state for key, state in checkpoint["callbacks"].items() if key.startswith("RWCCallback")]
+    ours["version"] = version
+    torch.save(checkpoint, path)
+    with pytest.warns(UserWarning, match=rf"has version {version} of the state of RWC.* reads version 1") as caught:
+        history = fit(tmp_path, RWCCallback(), ckpt=path)
     assert len([w for w in caught if "RWCCallback" in str(w.message) and "lightning_rwc" in w.filename]) == 1
     assert history.epochs == [1, 2, 3, 4, 5]
 
@@ -281,7 +294,7 @@ def test_a_checkpoint_of_other_settings_is_resumed_with_one_warning(tmp_path):
 def test_another_cadence_or_sample_keeps_the_history(before, after, message, tmp_path):
     checkpoint = save_at(tmp_path, RWCCallback(**before), 8)
     whole = fit(tmp_path, RWCCallback(**before))
-    with pytest.warns(UserWarning, match=f"{message}.* from epoch 1, step 8 on its values do not compare") as caught:
+    with pytest.warns(UserWarning, match=f"{message}.* from epoch 1, step 8 on, its values do not compare") as caught:
         history = fit(tmp_path, RWCCallback(**after), ckpt=checkpoint)
     assert len([w for w in caught if "RWCCallback" in str(w.message) and "lightning_rwc" in w.filename]) == 1
     np.testing.assert_array_equal(history.values[0], whole.values[0])
@@ -300,7 +313,7 @@ def test_a_table_takes_8_bytes_a_cell_in_a_checkpoint(tmp_path):
 
 def test_a_checkpoint_with_other_layers_is_resumed_with_one_warning(tmp_path):
     checkpoint = save_at(tmp_path, RWCCallback(layers="conv.*weight"), 8)
-    with pytest.warns(UserWarning, match=r"differ in layers of RWCCallback.*: \['fc'\]") as caught:
+    with pytest.warns(UserWarning, match=r"different layers for RWCCallback.*: \['fc'\]") as caught:
         history = fit(tmp_path, RWCCallback(layers="conv.*weight|fc.weight"), ckpt=checkpoint)
     assert len([w for w in caught if "RWCCallback" in str(w.message) and "lightning_rwc" in w.filename]) == 1
     assert history.layers == ["conv1", "block.conv2", "fc"]

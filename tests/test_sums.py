@@ -2,17 +2,17 @@
 import os
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
-from lightning_rwc import sums
+from lightning_rwc import norms, sums
 from lightning_rwc.functional import change_ratio
-from lightning_rwc.sums import prepare_sums
-from tests.oracle import numpy_rwc
+from lightning_rwc.sums import Way, plain, prepare_sums
+from tests.oracle import NORMS, SUMS, VALUES, numpy_rwc
 
-NORMS = ["l1", "l2", "elementwise"]
 WIDE = [torch.float64, torch.float32]
 HALF = [torch.bfloat16, torch.float16]
 KINDS = [(kind, kind) for kind in [*WIDE, *HALF, torch.complex64]] + [(torch.float32, torch.bfloat16)]
@@ -23,11 +23,11 @@ SIZES = [2**19 + 1, 3, 0, 1000, 1, 2**18]
 def way(request, monkeypatch):
     """Numba's sums, those of a CPU without Numba, and those of a device without Triton, here on the CPU."""
     if request.param == "compiled":
-        assert sums._numba() is not None
+        assert sums._load(sums.WAYS[0]) is not None
     else:
-        monkeypatch.setattr(sums, "_numba", lambda: None)
+        monkeypatch.setattr(sums, "WAYS", ())
     if request.param == "device":
-        monkeypatch.setattr(sums, "_cpu_sums", sums._device_sums)
+        monkeypatch.setattr(plain, "_can_be_narrow", lambda previous, current: False)
     return request.param
 
 
@@ -71,7 +71,7 @@ def test_edges(way, norm):
 
 @pytest.mark.parametrize("openmp", [True, False])
 def test_sums_do_not_depend_on_threads(openmp, monkeypatch):
-    numba_sums = pytest.importorskip("lightning_rwc.numba_sums")
+    numba_sums = pytest.importorskip("lightning_rwc.sums.numba_sums")
     if not openmp:
         monkeypatch.setattr(numba_sums, "_openmp", lambda: None)
     elif numba_sums._openmp() is None:
@@ -103,16 +103,33 @@ def test_small_changes_of_a_large_bfloat16_layer_are_not_lost(way):
 
 
 def test_a_compiler_that_fails_is_named_and_replaced(monkeypatch):
-    with pytest.warns(UserWarning, match="plain operations, since no_such_module fails: No module named"):
-        assert sums._compiled("no_such_module", "cpu") is None
+    with pytest.warns(UserWarning, match="plain PyTorch operations, because no_such_module fails: No module named"):
+        assert sums._load(Way("no_such_module", "cpu", "cpu", compiler="torch")) is None
 
 
-ORDER = """
+def test_every_norm_has_an_oracle():
+    assert list(norms.NORMS) == list(get_args(norms.Norm)) == NORMS == list(VALUES) == list(SUMS)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_a_definition_can_be_compiled_anywhere(norm):
+    code = norms.definition(norm).terms.__code__
+    # Numba and Triton would keep the value that a global had at first.
+    assert code.co_names == code.co_freevars == ()
+
+
+@pytest.mark.parametrize("prepare", [prepare_sums, plain.prepare_sums])
+def test_an_unknown_norm_raises(prepare):
+    with pytest.raises(ValueError, match=r"`norm` must be one of 'l1', .*, but got 'largest'"):
+        prepare([torch.ones(3)], [torch.ones(3)])("largest", True)
+
+
+ORDER = f"""
 import torch
-from lightning_rwc.numba_sums import prepare_sums
+from lightning_rwc.sums.numba_sums import prepare_sums
 
 torch.manual_seed(0)
-for norm in ("l1", "l2", "elementwise"):
+for norm in {NORMS}:
     for dtype in (torch.float32, torch.float64, torch.bfloat16):
         for numel in (1000, 50001, 300000):
             p = torch.randn(numel) * torch.exp(3 * torch.randn(numel))
@@ -129,5 +146,5 @@ def test_compiled_sums_are_the_same_to_the_bit_in_a_process_that_finds_them_comp
     runs = [
         subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout for _ in range(2)
     ]
-    assert len(runs[0].splitlines()) == 27
+    assert len(runs[0].splitlines()) == 9 * len(NORMS)
     assert runs[0] == runs[1]

@@ -11,14 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from tests.oracle import wide
+from tests.oracle import NORMS, numpy_sums
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed"),
 ]
 
-NORMS = ["l1", "l2", "elementwise"]
 F64, F32, BF16, F16 = torch.float64, torch.float32, torch.bfloat16, torch.float16
 KINDS = [(F64, F64), (F32, F32), (BF16, BF16), (F16, F16), (F32, BF16), (F64, F32)]
 BLOCK = 2048
@@ -45,31 +44,19 @@ def measure(interpreter):
 
 def _measure(task):
     """At each of the states that the same tensors go through the sums, and the snapshot after each."""
-    from lightning_rwc import triton_sums
+    from lightning_rwc.sums import triton_sums
 
     # So that the sums of a few blocks are more than one chunk.
     triton_sums._CHUNK = 2
     previous, states, norm, advance = pickle.loads(task)
-    current, hits, results = states[0], triton_sums._tables.cache_info().hits, []
+    current, results = states[0], []
+    prepared = triton_sums.prepare_sums(previous, current)
     for state in states:
         for tensor, values in zip(current, state, strict=True):
             tensor.copy_(values)
-        sums = triton_sums.fused_sums(previous, current, norm, advance)
+        sums = prepared(norm, advance)
         results.append((sums, [tensor.clone() for tensor in previous]))
-    return pickle.dumps((results, triton_sums._tables.cache_info().hits - hits))
-
-
-def numpy_sums(previous, current, norm):
-    """The sums of one tensor, from their definition."""
-    p, c = wide(previous), wide(current)
-    with np.errstate(invalid="ignore"):
-        change, size = np.abs(c - p), np.abs(p)
-        if norm == "elementwise":
-            kept = p != 0
-            left_out = change[~kept]
-            return (change[kept] / size[kept]).sum() + (0 * left_out).sum(), kept.sum(), np.count_nonzero(left_out)
-        power = 2 if norm == "l2" else 1
-        return (change**power).sum(), (size**power).sum(), (change**power).sum()
+    return pickle.dumps((results, len(prepared.launches)))
 
 
 def check(sums, previous, current, norm, rtol=1e-6):
@@ -114,12 +101,12 @@ def test_many_tensors_of_all_kinds_keep_their_order(measure, norm):
         for time, tensors in enumerate(values)
     ]
 
-    [(first, kept), (second, last)], hits = measure(previous, states, norm, True)
+    [(first, kept), (second, last)], launches = measure(previous, states, norm, True)
 
     check(first, previous, states[0], norm)
     check(second, kept, states[1], norm)
     assert all(torch.equal(p, c.to(p.dtype)) for p, c in zip(last, states[1], strict=True))
-    assert hits == 1
+    assert launches == 1
 
 
 EDGES = [
@@ -160,7 +147,7 @@ def test_compiles(norm, capability, tmp_path, monkeypatch):
     from triton.compiler import ASTSource
     from triton.language import bfloat16, float32
 
-    from lightning_rwc import triton_sums
+    from lightning_rwc.sums import triton_sums
 
     def compiled(kernel, constants, types):
         signature = {name: types.get(name, "constexpr") for name in kernel.arg_names}
@@ -168,11 +155,16 @@ def test_compiles(norm, capability, tmp_path, monkeypatch):
         return triton.compile(ASTSource(kernel, signature, constants), target, triton_sums._OPTIONS).asm
 
     types = {"table": "*i64", "owners": "*i32", "partials": "*fp64"}
-    constants = {"norm": norm, "advance": True, "before_type": float32, "after_type": bfloat16, "wide": float32}
-    code = compiled(triton_sums._block_sums, {**constants, "aligned": True, "block": BLOCK}, types)
+    constants = {
+        "advance": True,
+        "before_type": float32,
+        "after_type": bfloat16,
+        "wide": float32,
+    }
+    code = compiled(triton_sums.block_sums(norm), {**constants, "aligned": True, "block": BLOCK}, types)
     assert code["cubin"]
     # Sixteen bytes at once.
     assert "ld.global.v4.b32" in code["ptx"]
     assert "st.global.v4.b32" in code["ptx"]
     types = {"table": "*i64", "partials": "*fp64", "sums": "*fp64", "blocks": "i32", "columns": "i32"}
-    assert compiled(triton_sums._tensor_sums, {"chunk": 4096}, types)["cubin"]
+    assert compiled(triton_sums.tensor_sums, {"chunk": 4096}, types)["cubin"]

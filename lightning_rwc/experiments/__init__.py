@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's runs, reproducible by one command: ``lightning-rwc reproduce``."""
+"""The paper's experiments (arXiv 2011.06735), run by ``lightning-rwc reproduce``."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the paper found, as data, and whether runs bear it out."""
+"""The paper's claims as data, and a test of each against the results of runs."""
 
 import math
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ import numpy as np
 
 from lightning_rwc.experiments.groups import paper_groups
 from lightning_rwc.experiments.results import Interval, Results, interval
-from lightning_rwc.functional import Norm
+from lightning_rwc.norms import Norm
 
 Verdict = Literal["holds", "does not hold", "undecided"]
-# "similar" has no number in the paper: within a quarter of one another.
+# The paper gives no number for "similar". Here it means a ratio from 0.8 to 1.25.
 _SIMILAR = math.log(1.25)
 
 
 class Comparison(NamedTuple):
-    """Mean relative weight change of one group of layers against another's.
+    """A comparison of the mean relative weight change of two groups of layers.
 
-    With ``other_data`` the right side is the same architecture's on that data set.
+    With ``other_data``, the right side comes from the same architecture on that data set.
     """
 
     left: str
@@ -29,17 +29,18 @@ class Comparison(NamedTuple):
     other_data: str | None = None
 
     def __str__(self) -> str:
-        """As a person writes it."""
+        """The comparison as text, for example ``block 1 < block 2``."""
         return f"{self.left} {self.relation} {self.right}" + (f" on {self.other_data}" if self.other_data else "")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """What the paper says of one architecture on one data set.
+    """The paper's claim about one architecture on one data set.
 
     Attributes:
-        comparisons: what must hold together.
-        accuracy: of the test set, as the paper reports it.
+        comparisons: the claim holds if all of them hold.
+        accuracy: the accuracy on the test set that the paper reports.
+
     """
 
     comparisons: tuple[Comparison, ...]
@@ -47,7 +48,7 @@ class Claim:
 
 
 def _all(chain: str, *more: Comparison) -> tuple[Comparison, ...]:
-    """``"a < b < c"`` as comparisons of neighbours."""
+    """Turn ``"a < b < c"`` into comparisons of neighbours."""
     names = chain.split(" < ")
     return (*(Comparison(left, "<", right) for left, right in pairwise(names)), *more)
 
@@ -83,31 +84,34 @@ CLAIMS: dict[tuple[str, str], Claim] = {
     ("alexnet", "mnist"): Claim(_RISING, accuracy=0.985),
     ("alexnet", "fashion-mnist"): Claim(_RISING, accuracy=0.895),
 }
-"""Architecture and data set to what arXiv 2011.06735 reports."""
+"""Architecture and data set to the claim of arXiv 2011.06735."""
 
 
 class Judgement(NamedTuple):
-    """One comparison by one definition of relative weight change."""
+    """The result of one comparison with one norm."""
 
     comparison: Comparison
     norm: Norm
     ratio: Interval
-    """Of the left side to the right, with its 95 % confidence interval over seeds."""
+    """The ratio of the left side to the right, with its 95 % confidence interval over seeds."""
     verdict: Verdict
 
 
 def judge(results: Results, norm: Norm, others: dict[str, Results]) -> list[Judgement]:
-    """Judge the paper's claim on an experiment; nothing, where the paper makes none.
+    """Test the paper's claim about an experiment.
 
-    A comparison holds where the 95 % confidence interval of the ratio of its sides, over seeds, lies wholly on the side
-    claimed; it does not hold where the interval lies wholly outside; else it is undecided, as with a single seed.
-    ``≈`` is claimed of ratios from 0.8 to 1.25. Ratios are averaged as logarithms. Sides on one data set are compared
-    seed by seed; sides on two by the seeds that both have.
+    The test uses the 95 % confidence interval, over seeds, of the ratio of the two sides. The comparison holds if the
+    whole interval lies in the claimed range. It does not hold if the whole interval lies outside. Otherwise it is
+    undecided; with a single seed it always is. The range of ``≈`` is 0.8 to 1.25. Ratios are averaged as logarithms. If
+    the sides come from two data sets, the seeds that both have are compared.
 
     Args:
         results: the experiment.
         norm: the definition of relative weight change.
-        others: experiments with the same architecture, by data set.
+        others: data set to experiment, for experiments with the same architecture.
+
+    Returns:
+        One judgement per comparison. It is empty if the paper makes no claim about this experiment.
 
     """
     claim = CLAIMS.get((results.architecture, results.data))
@@ -127,7 +131,7 @@ def judge(results: Results, norm: Norm, others: dict[str, Results]) -> list[Judg
 
 
 def verdict(difference: Interval, relation: Literal["<", ">", "≈"]) -> Verdict:
-    """What the interval of a difference of logarithms says of a relation.
+    """Decide a relation from the confidence interval of the difference of the logarithms.
 
     Example:
         >>> verdict(Interval(-0.2, -0.3, -0.1), "<")
@@ -143,7 +147,7 @@ def verdict(difference: Interval, relation: Literal["<", ">", "≈"]) -> Verdict
 
 
 def together(judgements: list[Judgement]) -> Verdict:
-    """The verdict on a claim: that all its comparisons hold, or that one does not."""
+    """Combine the judgements on a claim: it holds if all hold, and does not hold if one does not."""
     verdicts = {judgement.verdict for judgement in judgements}
     if verdicts == {"holds"}:
         return "holds"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The paper's training: cross-entropy by SGD with momentum at a constant learning rate."""
+"""The paper's training: cross-entropy, and SGD with momentum at a constant learning rate."""
 
 import torch
 from lightning.pytorch import LightningModule
@@ -12,15 +12,15 @@ from lightning_rwc.experiments.models import build
 
 
 class Classifier(LightningModule):
-    """One of the architectures, trained to classify images.
+    """A LightningModule that trains one of the architectures to classify images.
 
     Args:
         architecture: a key of :data:`~lightning_rwc.experiments.models.ARCHITECTURES`.
-        learning_rate: of SGD, the same in every epoch.
-        weight_decay: of SGD.
-        momentum: of SGD.
-        channels: of the images; set by the data.
-        classes: number of classes; set by the data.
+        learning_rate: learning rate of SGD, the same in every epoch.
+        weight_decay: weight decay of SGD.
+        momentum: momentum of SGD.
+        channels: number of channels of the images. The data module sets it.
+        classes: number of classes. The data module sets it.
 
     Raises:
         ValueError: if ``architecture`` is unknown.
@@ -46,13 +46,13 @@ class Classifier(LightningModule):
 
     @override
     def forward(self, images: Tensor) -> Tensor:
-        """Scores of shape ``(batch, classes)`` for images of shape ``(batch, channels, 32, 32)``."""
+        """Return scores of shape ``(batch, classes)`` for images of shape ``(batch, channels, 32, 32)``."""
         scores: Tensor = self.network(images)
         return scores
 
     @override
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Cross-entropy, logged as ``train_loss``."""
+        """Return the cross-entropy, and log it as ``train_loss``."""
         images, labels = batch
         loss = nn.functional.cross_entropy(self(images), labels)
         self.log("train_loss", loss, on_step=False, on_epoch=True)
@@ -60,18 +60,18 @@ class Classifier(LightningModule):
 
     @override
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Top-1 and top-5 accuracy, logged as ``test_top1`` and ``test_top5``."""
+        """Log top-1 and top-5 accuracy as ``test_top1`` and ``test_top5``."""
         images, labels = batch
         self.accuracies.update(self(images), labels)
         self.log_dict(self.accuracies)
 
     @override
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """SGD as in the paper."""
+        """Return SGD as in the paper."""
         settings = {name: self.hparams[name] for name in ("momentum", "weight_decay")}
         return torch.optim.SGD(self.parameters(), lr=self.hparams["learning_rate"], **settings)
 
 
 def layer_name(parameter: str) -> str:
-    """The layer of a tracked parameter of :class:`Classifier`: the module's name within the network."""
+    """Return the layer of a parameter of :class:`Classifier`: the name of its module within the network."""
     return parameter.removeprefix("network.").removesuffix(".weight")

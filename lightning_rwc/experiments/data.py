@@ -18,10 +18,10 @@ _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
 class DataSet(NamedTuple):
-    """What is known of a data set before it is loaded."""
+    """The properties of a data set that are known before it is loaded."""
 
     loader: str
-    """Class of ``torchvision.datasets``; empty for scikit-learn's digits."""
+    """A class of ``torchvision.datasets``; empty for scikit-learn's digits."""
     channels: int = 1
     classes: int = 10
 
@@ -37,20 +37,20 @@ DATA_SETS = {
 
 
 def load_images(name: str, data_dir: Path) -> tuple[TensorDataset, TensorDataset]:
-    """Training and test set, in memory.
+    """Load a training and a test set into memory.
 
     Args:
-        name: a key of ``DATA_SETS``. scikit-learn's digits (1,797 images of 8×8 pixels) ship inside it, a fifth of
-            them being the test set; the others are torchvision's, which downloads what ``data_dir`` lacks.
-            Fashion-MNIST is also taken from its four gz files, in ``data_dir`` or where Debian's package
-            ``dataset-fashion-mnist`` puts them.
-        data_dir: where data sets are looked for, unpacked or downloaded to.
+        name: a key of ``DATA_SETS``. The digits (1,797 images of 8×8 pixels) are part of scikit-learn; a fifth of them
+            is the test set. torchvision loads the other data sets, and downloads them if they are not in ``data_dir``.
+            Fashion-MNIST may also be four gz files in ``data_dir``, or come from Debian's package
+            ``dataset-fashion-mnist``.
+        data_dir: the folder in which data sets are found, unpacked or downloaded.
 
     Returns:
-        Pairs of an image, uint8 of shape ``(channels, height, width)``, and its label, 0-dim int64.
+        Two data sets of pairs: an image, uint8 of shape ``(channels, height, width)``, and its label, 0-dim int64.
 
     Raises:
-        FileNotFoundError: if a data set is neither there nor to be downloaded.
+        FileNotFoundError: if the data set is missing and cannot be downloaded.
         ValueError: if ``name`` is unknown.
 
     """
@@ -65,19 +65,19 @@ def load_images(name: str, data_dir: Path) -> tuple[TensorDataset, TensorDataset
 
 
 class Images(LightningDataModule):
-    """A data set of 32×32 images, each channel with mean 0 and standard deviation 1 over the training set.
+    """A data set of 32×32 images. Each channel has mean 0 and standard deviation 1 over the training set.
 
-    Images of 28×28 pixels get a border, those of 8×8 are enlarged. The order of an epoch's images depends on ``seed``
-    and the epoch alone, so that a resumed run goes on as it would have.
+    Images of 28×28 pixels get a border. Images of 8×8 pixels are enlarged. The order of the images in an epoch depends
+    only on ``seed`` and the epoch, so a resumed run sees the same batches as an uninterrupted one.
 
     Args:
         name: a key of ``DATA_SETS``.
-        data_dir: where data sets are looked for, unpacked or downloaded to.
-        subset: train on the first so many images only; the test set is always whole.
-        batch_size: images a batch.
-        augment: shift training images by up to four pixels and mirror half of them, as usual for CIFAR.
-        num_workers: processes that load images.
-        seed: what the order of training images is drawn from.
+        data_dir: the folder in which data sets are found, unpacked or downloaded.
+        subset: train on the first ``subset`` images only. The test set is always complete.
+        batch_size: number of images per batch.
+        augment: shift training images by up to four pixels and mirror half of them, as is usual for CIFAR.
+        num_workers: number of processes that load images.
+        seed: seeds the order of the training images.
 
     Raises:
         ValueError: if ``name`` is unknown, or ``subset`` is not positive.
@@ -126,7 +126,7 @@ class Images(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Any]:
         assert self.trainer is not None
         ranks, rank, seed = self.trainer.world_size, self.trainer.global_rank, self.hparams["seed"]
-        # Lightning tells this sampler the epoch; the order of an ordinary one is lost with an interrupted process.
+        # Lightning tells this sampler the epoch. An interrupted process loses the order of an ordinary sampler.
         sampler: DistributedSampler[Any] = DistributedSampler(self._train, num_replicas=ranks, rank=rank, seed=seed)
         return DataLoader(self._train, self.hparams["batch_size"], sampler=sampler, **self._workers())
 
@@ -145,7 +145,7 @@ class Images(LightningDataModule):
 
 
 class _Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """Images, each transformed when it is asked for, with their labels."""
+    """Images with their labels. An image is transformed each time it is read."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: nn.Module) -> None:
         self._images, self._labels, self._transform = images, labels, transform
@@ -201,13 +201,13 @@ def _missing(loader: str, data_dir: Path, error: Exception) -> str:
         "CIFAR100": f"Put cifar-100-python.tar.gz into {data_dir}.",
         "SVHN": f"Put train_32x32.mat and test_32x32.mat into {data_dir}.",
     }
-    return f"{loader} is not in {data_dir} and could not be downloaded ({error}). {where[loader]}"
+    return f"{loader} is not in {data_dir} and cannot be downloaded ({error}). {where[loader]}"
 
 
 def _unpack_fashion_mnist(data_dir: Path) -> None:
     from torchvision.datasets import FashionMNIST
 
-    # torchvision wants the files unpacked, in this folder.
+    # torchvision reads the unpacked files from this folder.
     names = [name for name, _ in FashionMNIST.resources]
     raw = data_dir / "FashionMNIST" / "raw"
     if all((raw / name).with_suffix("").exists() for name in names):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pictures of an experiment: means over seeds, with a band from the lowest seed to the highest."""
+"""Pictures of an experiment: means over seeds, each with a band from the lowest to the highest seed."""
 
 from typing import Any
 
@@ -11,19 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lightning_rwc.experiments.groups import paper_groups
-from lightning_rwc.experiments.results import NORMS, Array, Results
-from lightning_rwc.functional import Norm
+from lightning_rwc.experiments.results import RECORDED, Array, Results
+from lightning_rwc.norms import Norm
 from lightning_rwc.plotting import log_ticks
 
 _CMAP = colormaps["viridis"]
 
 
 def group_curves(results: Results) -> Figure:
-    """Mean relative weight change of each group of layers over epochs; a panel for each norm."""
+    """Draw the mean relative weight change of each group of layers over epochs, with a panel for each norm."""
     groups = paper_groups(results.architecture, results.layers)
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(NORMS))
-    for axes, norm in zip(panels, NORMS, strict=True):
+    panels = figure.subplots(1, len(RECORDED))
+    for axes, norm in zip(panels, RECORDED, strict=True):
         for colour, (group, layers) in zip(_CMAP(np.linspace(0, 0.9, len(groups))), groups.items(), strict=True):
             curves = results.curves[norm][:, :, np.isin(results.layers, layers)].mean(axis=2)
             _band(axes, np.arange(curves.shape[1]), curves, colour, group)
@@ -34,7 +34,7 @@ def group_curves(results: Results) -> Figure:
 
 
 def layer_curves(results: Results, norm: Norm) -> Figure:
-    """Every layer's curve; a panel for each group, one for the layers in none."""
+    """Draw each layer's curve, with a panel for each group and one for the layers in no group."""
     groups = paper_groups(results.architecture, results.layers)
     grouped = {layer for layers in groups.values() for layer in layers}
     groups["in no group"] = [layer for layer in results.layers if layer not in grouped]
@@ -53,10 +53,10 @@ def layer_curves(results: Results, norm: Norm) -> Figure:
 
 
 def depth_profile(results: Results) -> Figure:
-    """Each layer's mean relative weight change over epochs, in definition order; a panel for each norm."""
+    """Draw each layer's mean over epochs, in definition order, with a panel for each norm."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(NORMS))
-    for axes, norm in zip(panels, NORMS, strict=True):
+    panels = figure.subplots(1, len(RECORDED))
+    for axes, norm in zip(panels, RECORDED, strict=True):
         means = results.curves[norm].mean(axis=1)
         _band(axes, np.arange(means.shape[1]), means, _CMAP(0.3), "mean over epochs")
         _finish(axes, norm, "layer, in definition order")
@@ -74,7 +74,7 @@ def _finish(axes: Axes, title: str, x_label: str) -> None:
 
 
 def _band(axes: Axes, x: npt.NDArray[Any], curves: Array, colour: Any, label: str) -> None:
-    # A logarithmic axis has no place for zeros.
+    # A logarithmic axis cannot show zeros.
     curves = np.where(curves > 0, curves, np.nan)
     axes.plot(x, curves.mean(axis=0), color=colour, label=label, marker="." if len(x) <= 30 else None)
     axes.fill_between(x, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.2, linewidth=0)

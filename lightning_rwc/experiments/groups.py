@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The groups of layers by which the paper reports."""
+"""The groups of layers for which the paper reports results."""
 
 import re
 
 _GROUPS = {
-    # Blocks of residual networks; the stem and the classifier are in none.
+    # Blocks of residual networks. The stem and the classifier are in no group.
     "resnet18": {f"block {number}": rf"layer{number}\." for number in (1, 2, 3, 4)},
     "resnet50": {f"block {number}": rf"layer{number}\." for number in (1, 2, 3, 4)},
-    # Convolutions by number; the classifier is in none. torchvision numbers the modules between them too.
+    # Convolutions by number. The classifier is in no group. torchvision also numbers the modules between them.
     "vgg19_bn": {
         "early": r"features\.(0|3|7|10)$",
         "middle": r"features\.(14|17|20|23|27|30|33)$",
@@ -18,7 +18,7 @@ _GROUPS = {
 
 
 def paper_groups(architecture: str, layers: list[str]) -> dict[str, list[str]]:
-    """The layers of each of the paper's groups; architectures that it does not group are cut into three by depth.
+    """Return the layers of each of the paper's groups. Other architectures are cut into three groups by depth.
 
     Example:
         >>> paper_groups("alexnet", ["features.0", "features.3", "features.6", "features.8", "classifier"])

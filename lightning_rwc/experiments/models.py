@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architectures, and how each is adapted to images of 32×32 pixels, as the field does it for CIFAR."""
+"""The architectures, adapted to images of 32×32 pixels in the way that is usual for CIFAR."""
 
 from collections.abc import Callable
 
@@ -7,21 +7,21 @@ from torch import nn
 
 
 def resnet18(channels: int, classes: int) -> nn.Module:
-    """ResNet-18 of torchvision with a 3×3 stem of stride 1 and no early pooling."""
+    """Build torchvision's ResNet-18 with a 3×3 stem of stride 1 and no early pooling."""
     from torchvision.models import resnet18 as build
 
     return _small_resnet(build(num_classes=classes), channels)
 
 
 def resnet50(channels: int, classes: int) -> nn.Module:
-    """ResNet-50 of torchvision with a 3×3 stem of stride 1 and no early pooling."""
+    """Build torchvision's ResNet-50 with a 3×3 stem of stride 1 and no early pooling."""
     from torchvision.models import resnet50 as build
 
     return _small_resnet(build(num_classes=classes), channels)
 
 
 def vgg19_bn(channels: int, classes: int) -> nn.Module:
-    """VGG-19 with batch norm of torchvision; five poolings leave one pixel, which one linear layer classifies."""
+    """Build torchvision's VGG-19 with batch norm. Five poolings leave one pixel, which one linear layer classifies."""
     from torchvision.models import vgg19_bn as build
 
     model: nn.Module = build(num_classes=classes)
@@ -32,20 +32,20 @@ def vgg19_bn(channels: int, classes: int) -> nn.Module:
 
 
 def alexnet(channels: int, classes: int) -> nn.Module:
-    """AlexNet of torchvision; poolings of 2×2 leave one pixel, which one linear layer classifies."""
+    """Build torchvision's AlexNet. Poolings of 2×2 leave one pixel, which one linear layer classifies."""
     from torchvision.models import alexnet as build
 
     model: nn.Module = build(num_classes=classes)
     model.set_submodule("features.0", nn.Conv2d(channels, 64, 11, stride=4, padding=5))
-    for place in (2, 5, 12):
-        model.set_submodule(f"features.{place}", nn.MaxPool2d(2))
+    for position in (2, 5, 12):
+        model.set_submodule(f"features.{position}", nn.MaxPool2d(2))
     model.avgpool = nn.Identity()
     model.classifier = nn.Linear(256, classes)
     return model
 
 
 def xception(channels: int, classes: int) -> nn.Module:
-    """Xception of timm (``legacy_xception``) with a stem of stride 1."""
+    """Build timm's Xception (``legacy_xception``) with a stem of stride 1."""
     from timm import create_model
 
     model: nn.Module = create_model("legacy_xception", num_classes=classes, in_chans=channels)
@@ -54,7 +54,7 @@ def xception(channels: int, classes: int) -> nn.Module:
 
 
 def efficientnet_b4(channels: int, classes: int) -> nn.Module:
-    """EfficientNet-B4 of timm with a stem of stride 1; its layers bear the names by which WeightScale sorts them."""
+    """Build timm's EfficientNet-B4 with a stem of stride 1. WeightScale sorts its layers by timm's names."""
     from timm import create_model
 
     model: nn.Module = create_model("efficientnet_b4", num_classes=classes, in_chans=channels)
@@ -76,11 +76,11 @@ ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
     "vgg19_bn": vgg19_bn,
     "xception": xception,
 }
-"""Name to function of input channels and number of classes."""
+"""Name to a function of the numbers of input channels and classes."""
 
 
 def build(architecture: str, channels: int, classes: int) -> nn.Module:
-    """A fresh network for images of shape ``(batch, channels, 32, 32)``, giving scores of shape ``(batch, classes)``.
+    """Build a network from images of shape ``(batch, channels, 32, 32)`` to scores of shape ``(batch, classes)``.
 
     Raises:
         ValueError: if ``architecture`` is unknown.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results of an experiment as tables, pictures and one self-contained page."""
+"""The report of an experiment: tables, pictures, and one self-contained page."""
 
 from base64 import b64encode
 from pathlib import Path
@@ -12,20 +12,27 @@ from lightning_rwc import __version__, plotting
 from lightning_rwc.experiments.claims import CLAIMS, Judgement, judge, together
 from lightning_rwc.experiments.figures import depth_profile, group_curves, layer_curves
 from lightning_rwc.experiments.groups import paper_groups
-from lightning_rwc.experiments.results import NORMS, SETTINGS, Results, interval, load_results
+from lightning_rwc.experiments.results import RECORDED, SETTINGS, Results, interval, load_results
 
 
 def write_report(out: Path) -> Path:
-    """Write tables (CSV), pictures (PNG) and ``report.html`` into the folder of an experiment; returns the latter.
+    """Write tables (CSV), pictures (PNG) and ``report.html`` into the folder of an experiment.
 
-    Experiments in sibling folders, of the same architecture, epochs and subset, serve claims across data sets.
+    Claims that span two data sets also use the experiments in sibling folders. These must have the same architecture,
+    batch size, subset and number of epochs.
+
+    Args:
+        out: the folder of the experiment.
+
+    Returns:
+        The path of ``report.html``.
 
     Raises:
         FileNotFoundError: if no run is finished.
 
     """
     results = load_results(out)
-    judgements = [judgement for norm in NORMS for judgement in judge(results, norm, _others(results, out))]
+    judgements = [judgement for norm in RECORDED for judgement in judge(results, norm, _others(results, out))]
     tables = {
         "runs": pd.DataFrame(results.runs),
         "groups": _groups(results),
@@ -56,8 +63,8 @@ def write_report(out: Path) -> Path:
             accuracies={name: interval(results.accuracy(f"test_{name}")) for name in ("top1", "top5")},
             claim=claim,
             judgements=judgements,
-            together={norm: together([j for j in judgements if j.norm == norm]) for norm in NORMS} if claim else {},
-            norms=list(NORMS),
+            together={norm: together([j for j in judgements if j.norm == norm]) for norm in RECORDED} if claim else {},
+            norms=list(RECORDED),
             tables=tables,
             images={name: b64encode((out / f"{name}.png").read_bytes()).decode() for name in pictures},
             version=__version__,
@@ -88,14 +95,14 @@ def _groups(results: Results) -> pd.DataFrame:
     rows = [
         {"group": group, "layers": len(layers), "norm": norm, **interval(results.means(norm, layers))._asdict()}
         for group, layers in groups.items()
-        for norm in NORMS
+        for norm in RECORDED
     ]
     return pd.DataFrame(rows)
 
 
 def _correlation(results: Results) -> pd.DataFrame:
     rows = []
-    for norm in NORMS:
+    for norm in RECORDED:
         samples = results.correlations(norm)
         by_seed = {f"seed {seed}": sample for seed, sample in zip(results.seeds, samples, strict=True)}
         rows.append({"norm": norm, **by_seed, **interval(samples)._asdict()})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an experiment leaves in its folder, and its statistics over seeds."""
+"""The results in the folder of an experiment, and their statistics over seeds."""
 
 import json
 import math
@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 
-from lightning_rwc.functional import Norm, depth_correlation
+from lightning_rwc.depth import depth_correlation
 from lightning_rwc.history import RWCHistory
+from lightning_rwc.norms import Norm
 
-NORMS: dict[Norm, str] = {"l1": "rwc", "l2": "rwc_l2", "elementwise": "rwc_elementwise"}
-"""The definitions that every run records, and the prefix of their tags."""
+RECORDED: dict[Norm, str] = {"l1": "rwc", "l2": "rwc_l2", "elementwise": "rwc_elementwise"}
+"""The norms that each run records, and the prefix of their tags."""
 SETTINGS = "settings.yaml"
 FINISHED = "finished.json"
 
@@ -23,17 +24,17 @@ Array = npt.NDArray[np.float64]
 
 
 def seed_folder(out: Path, seed: int) -> Path:
-    """Where the run with ``seed`` is kept."""
+    """Return the folder of the run with ``seed``."""
     return out / f"seed_{seed}"
 
 
 def history_file(folder: Path, norm: Norm) -> Path:
-    """Where a run keeps its history by ``norm``."""
-    return folder / f"{NORMS[norm]}.csv"
+    """Return the file of a run's history by ``norm``."""
+    return folder / f"{RECORDED[norm]}.csv"
 
 
 class Interval(NamedTuple):
-    """A mean over seeds with its 95 % confidence interval by Student's t; without limits (``nan``) for one seed."""
+    """A mean over seeds with its 95 % confidence interval by Student's t. With one seed its limits are ``nan``."""
 
     mean: float
     low: float
@@ -41,7 +42,7 @@ class Interval(NamedTuple):
 
 
 def interval(samples: npt.ArrayLike) -> Interval:
-    """The mean of one sample a seed, and where it lies with a confidence of 95 %.
+    """Return the mean of the samples, one per seed, with its 95 % confidence interval.
 
     Example:
         >>> [round(limit, 3) for limit in interval([1.0, 2.0, 3.0])]
@@ -63,10 +64,10 @@ class Results:
     """The finished runs of one experiment.
 
     Attributes:
-        settings: of model, data and training.
-        runs: for each seed what it ended with: ``seed``, ``test_top1``, ``test_top5``, …
+        settings: the settings of model, data and training.
+        runs: the final values of each seed: ``seed``, ``test_top1``, ``test_top5``, …
         layers: names of the layers, in definition order.
-        curves: for each norm an array of shape ``(seeds, epochs, layers)``.
+        curves: norm to an array of shape ``(seeds, epochs, layers)``.
 
     """
 
@@ -91,16 +92,16 @@ class Results:
         return [run["seed"] for run in self.runs]
 
     def accuracy(self, name: str = "test_top1") -> Array:
-        """Test accuracy of each seed."""
+        """Return the test accuracy of each seed."""
         return np.array([run[name] for run in self.runs])
 
     def means(self, norm: Norm, layers: list[str]) -> Array:
-        """Mean relative weight change over epochs and ``layers``, of each seed."""
+        """Return each seed's mean relative weight change over epochs and ``layers``."""
         chosen = np.isin(self.layers, layers)
         return np.asarray(self.curves[norm][:, :, chosen].mean(axis=(1, 2)))
 
     def correlations(self, norm: Norm) -> Array:
-        """Spearman's ρ between a layer's place and its median relative weight change, of each seed."""
+        """Return each seed's Spearman's ρ between a layer's depth and its median relative weight change."""
         return np.array([depth_correlation(medians.tolist()) for medians in np.median(self.curves[norm], axis=1)])
 
 
@@ -108,15 +109,15 @@ def load_results(out: Path) -> Results:
     """Read the finished runs of an experiment.
 
     Raises:
-        FileNotFoundError: if none is finished in ``out``.
+        FileNotFoundError: if ``out`` has no finished run.
 
     """
     folders = [path.parent for path in out.glob(f"seed_*/{FINISHED}")]
     if not folders:
-        raise FileNotFoundError(f"There is no finished run in {out}.")
+        raise FileNotFoundError(f"{out} has no finished run.")
     ended = {folder: json.loads((folder / FINISHED).read_text(encoding="utf-8")) for folder in folders}
     folders.sort(key=lambda folder: ended[folder]["seed"])
-    histories = {norm: [RWCHistory.load(history_file(folder, norm)) for folder in folders] for norm in NORMS}
+    histories = {norm: [RWCHistory.load(history_file(folder, norm)) for folder in folders] for norm in RECORDED}
     return Results(
         yaml.safe_load((out / SETTINGS).read_text(encoding="utf-8")),
         [ended[folder] for folder in folders],

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training with several seeds, one after the other; what is finished is kept, what was interrupted goes on."""
+"""Train with several seeds in sequence. Finished seeds are kept, and an interrupted one is resumed."""
 
 import json
 import time
@@ -19,28 +19,28 @@ from lightning_rwc.callback import RWCCallback
 from lightning_rwc.experiments.classifier import Classifier, layer_name
 from lightning_rwc.experiments.data import DATA_SETS, Images
 from lightning_rwc.experiments.models import ARCHITECTURES
-from lightning_rwc.experiments.results import FINISHED, NORMS, SETTINGS, history_file, seed_folder
+from lightning_rwc.experiments.results import FINISHED, RECORDED, SETTINGS, history_file, seed_folder
 
-# What may differ between two sessions of one experiment without changing its results.
+# Settings that do not change the results, so they may differ between two starts of one experiment.
 _IMMATERIAL = {"data_dir", "num_workers", "seed"}
 
 
 def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: Sequence[str]) -> bool:
-    """Train ``model`` on ``data`` once for each seed, as the paper does where it has this setting.
+    """Train ``model`` on ``data`` once for each seed, with the paper's settings if the paper has this experiment.
 
     Args:
         model: a key of :data:`~lightning_rwc.experiments.models.ARCHITECTURES`.
         data: a key of :data:`~lightning_rwc.experiments.data.DATA_SETS`.
-        seeds: what to seed initial weights and the order of images with.
-        out: the folder of this experiment. A seed that is finished there is kept, one that was interrupted goes on.
-        options: further arguments for LightningCLI, as ``--trainer.max_epochs=20`` or ``--config=my.yaml``.
+        seeds: each seeds the initial weights and the order of the images of one run.
+        out: the folder of this experiment. Seeds that are finished there are kept, and an interrupted one is resumed.
+        options: further arguments for LightningCLI, such as ``--trainer.max_epochs=20`` or ``--config=my.yaml``.
 
     Returns:
-        Whether this is the process that reports, where several train together.
+        Whether this process writes the report. Of several processes that train together, only one does.
 
     Raises:
-        ValueError: if model, data or seeds are wrong, or ``out`` holds an experiment with other settings.
-        FileNotFoundError: if the data set is neither there nor to be downloaded.
+        ValueError: if ``model``, ``data`` or ``seeds`` is wrong, or ``out`` has an experiment with other settings.
+        FileNotFoundError: if the data set is missing and cannot be downloaded.
 
     """
     if model not in ARCHITECTURES:
@@ -48,7 +48,7 @@ def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: S
     if data not in DATA_SETS:
         raise ValueError(f"`data` must be one of {', '.join(DATA_SETS)}, but got {data!r}.")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
-        raise ValueError(f"`seeds` must be different integers from 0 upwards, but got {list(seeds)}.")
+        raise ValueError(f"`seeds` must be different integers, each at least 0, but got {list(seeds)}.")
     with _progress() as progress:
         all_seeds = progress.add_task("seeds", total=len(seeds))
         for seed in seeds:
@@ -59,7 +59,7 @@ def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: S
 
 def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[str], progress: Progress) -> bool:
     folder = seed_folder(out, seed)
-    callbacks = {norm: RWCCallback(norm=norm, group_by=layer_name, prefix=prefix) for norm, prefix in NORMS.items()}
+    callbacks = {norm: RWCCallback(norm=norm, group_by=layer_name, prefix=prefix) for norm, prefix in RECORDED.items()}
     newest = ModelCheckpoint(folder, filename="newest", enable_version_counter=False, save_on_train_epoch_end=True)
     cli = _command_line(
         model,
@@ -142,8 +142,8 @@ def _same_settings(cli: LightningCLI, out: Path) -> None:
     known = yaml.safe_load(path.read_text(encoding="utf-8"))
     if known != settings:
         raise ValueError(
-            f"{out} holds an experiment with other settings: {known}, while these are {settings}. "
-            "Choose another `--out`."
+            f"`--out` is the folder {out}, which has an experiment with other settings: {known}. The settings now are "
+            f"{settings}. Choose another `--out`."
         )
 
 
@@ -152,7 +152,7 @@ def _progress() -> Progress:
 
 
 class _Epochs(Callback):
-    """Shows how far the training with one seed is."""
+    """Shows the progress of the training with one seed."""
 
     def __init__(self, progress: Progress, seed: int) -> None:
         self._progress, self._seed = progress, seed

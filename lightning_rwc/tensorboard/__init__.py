@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tab RWC of TensorBoard: heatmap and curves of the scalars that the callback logs."""
+"""The RWC tab of TensorBoard: heatmap and curves of the scalars that the callback logs."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What TensorBoard loads at its start: this must be quick, and must not fail."""
+"""What TensorBoard loads when it starts. It must be quick, and it must not fail."""
 
 import logging
 from typing import Any
@@ -8,14 +8,14 @@ from tensorboard.plugins.base_plugin import TBLoader, TBPlugin
 
 
 class RWCLoader(TBLoader):
-    """Loads the tab, or warns and leaves TensorBoard as it is."""
+    """Loads the tab. If that fails, it warns, and TensorBoard starts without the tab."""
 
     def load(self, context: Any) -> TBPlugin | None:
-        """The tab, for TensorBoard's ``context``."""
+        """The tab for TensorBoard's ``context``, or ``None`` if it cannot be loaded."""
         try:
             from lightning_rwc.tensorboard.plugin import RWCPlugin
 
             return RWCPlugin(context)
         except Exception as error:
-            logging.getLogger(__name__).warning("The tab RWC is not there: %s: %s", type(error).__name__, error)
+            logging.getLogger(__name__).warning("The RWC tab cannot be loaded: %s: %s", type(error).__name__, error)
             return None

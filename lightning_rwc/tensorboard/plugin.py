@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of the tab: its own files, the measures that there are, and the table of one of them."""
+"""The routes of the tab: its own files, the list of all tables, and one table."""
 
 import json
 from collections.abc import Callable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, NamedTuple
 
 from tensorboard import errors, plugin_util
 from tensorboard.backend import http_util
@@ -13,11 +13,13 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 from tensorboard.plugins.scalar import metadata
 from werkzeug import wrappers
 
+from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags
-from lightning_rwc.tensorboard.series import as_table, find_epochs, find_layers, written_by_callback
+from lightning_rwc.tensorboard.contents import PLUGIN_NAME, read
+from lightning_rwc.tensorboard.series import as_table
 
 _POINTS = 1000
-# Nothing but these is served: no path is ever made of what a request says.
+# Only these files are served. No path is ever made from a request.
 _FILES = {
     "index.js": "text/javascript",
     "app.js": "text/javascript",
@@ -35,7 +37,7 @@ _Handler = Callable[["RWCPlugin", wrappers.Request], wrappers.Response]
 
 
 def _get(handler: _Handler) -> Callable[..., Any]:
-    """A WSGI application that answers GET alone, and errors that are the client's as such."""
+    """A WSGI application that answers GET only, and reports the client's errors to the client."""
 
     def answer(plugin: "RWCPlugin", request: wrappers.Request) -> wrappers.Response:
         if request.method != "GET":
@@ -55,7 +57,7 @@ def _get(handler: _Handler) -> Callable[..., Any]:
 class RWCPlugin(TBPlugin):
     """The tab."""
 
-    plugin_name = "lightning_rwc"
+    plugin_name = PLUGIN_NAME
 
     def __init__(self, context: TBContext) -> None:
         self._provider = context.data_provider
@@ -66,53 +68,93 @@ class RWCPlugin(TBPlugin):
         return files | {"/runs": _runs(self), "/table": _table(self)}
 
     def is_active(self) -> bool:
-        """Always: an empty log has something to say too, and looking through a large one takes time."""
+        """Always: the tab of an empty log says what to do, and looking through a large log takes time."""
         return True
 
     def frontend_metadata(self) -> FrontendMetadata:
-        """Where the tab's module is, and its name."""
+        """Where the tab's module is, and what the tab is called."""
         return FrontendMetadata(es_module_path="/index.js", tab_name="RWC")
 
-    def runs(self, request: wrappers.Request) -> dict[str, dict[str, dict[str, Any]]]:
-        """Run to prefix to ``layers`` and ``newest``, the largest step; what has no measure is left out."""
-        found: dict[str, dict[str, dict[str, Any]]] = {}
-        for run, scalars in self._scalars(request).items():
-            for prefix, layers in find_layers(scalars).items():
-                tags = Tags(prefix)
-                # The total comes after its layers: once it is there, they are.
-                last = [tags.total] if tags.total in scalars else map(tags.layer, layers)
-                newest = max(scalars[tag].max_step for tag in last)
-                found.setdefault(run, {})[prefix] = {"layers": layers, "newest": newest}
-        return found
+    def runs(self, request: wrappers.Request) -> list[dict[str, Any]]:
+        """Each table of each run: ``run``, ``prefix``, ``label``, how many ``layers``, and ``newest``.
+
+        ``newest`` is when the newest of its points was written. Tables without any point are left out.
+
+        """
+        found = self._tables(request)
+        if not found:
+            return []
+        # The layers of a measurement are written in order, so the last one of them has the newest point.
+        ends = {key: {table.epoch, *[*table.tags][-1:]} for key, table in found.items()}
+        scalars = self._provider.list_scalars(
+            **_experiment(request),
+            plugin_name=metadata.PLUGIN_NAME,
+            run_tag_filter=RunTagFilter(runs={run for run, _ in found}, tags=set().union(*ends.values())),
+        )
+        listed = []
+        for (run, prefix), table in found.items():
+            there = scalars.get(run, {})
+            times = [there[tag].max_wall_time for tag in ends[run, prefix] if tag in there]
+            if times:
+                label, newest = table.quantity.label, max(table.written, *times)
+                listed.append(
+                    {"run": run, "prefix": prefix, "label": label, "layers": len(table.tags), "newest": newest}
+                )
+        return listed
 
     def table(self, request: wrappers.Request) -> dict[str, Any]:
         """The table of the ``run`` and ``prefix`` that the request names."""
-        run, tags = _argument(request, "run"), Tags(_argument(request, "prefix"))
-        scalars = self._scalars(request).get(run, {})
-        layers = find_layers(scalars).get(tags.prefix)
-        if layers is None:
-            raise errors.NotFoundError("There is no such run, or no such measure in it.")
-        epoch = find_epochs(scalars, tags.prefix)
-        wanted = [*map(tags.layer, layers), tags.total, *([epoch] if epoch else [])]
+        run, prefix = _argument(request, "run"), _argument(request, "prefix")
+        table = self._tables(request, run).get((run, prefix))
+        if table is None:
+            raise errors.NotFoundError("There is no such run, or no such table in it.")
         found = self._provider.read_scalars(
-            plugin_util.context(request.environ),
-            experiment_id=plugin_util.experiment_id(request.environ),
+            **_experiment(request),
             plugin_name=metadata.PLUGIN_NAME,
             downsample=_POINTS,
-            run_tag_filter=RunTagFilter(runs=[run], tags=wanted),
+            run_tag_filter=RunTagFilter(runs=[run], tags=[*table.tags, table.epoch]),
         ).get(run, {})
-        curves = {layer: found[tags.layer(layer)] for layer in layers if tags.layer(layer) in found}
-        return as_table(written_by_callback(curves, found.get(tags.total, [])), found.get(epoch, []))
+        curves = {layer: found[tag] for tag, layer in table.tags.items() if tag in found}
+        quantity = {"label": table.quantity.label, "signed": table.quantity.signed}
+        return quantity | as_table(curves, found.get(table.epoch, []))
 
-    def _scalars(self, request: wrappers.Request) -> Mapping[str, Mapping[str, Any]]:
-        ctx, experiment = plugin_util.context(request.environ), plugin_util.experiment_id(request.environ)
-        return self._provider.list_scalars(ctx, experiment_id=experiment, plugin_name=metadata.PLUGIN_NAME)
+    def _tables(self, request: wrappers.Request, run: str | None = None) -> dict[tuple[str, str], "_Table"]:
+        """What callbacks have written into the log, or into one ``run`` of it, by run and prefix."""
+        tensors = self._provider.read_tensors(
+            **_experiment(request),
+            plugin_name=PLUGIN_NAME,
+            downsample=1,
+            run_tag_filter=None if run is None else RunTagFilter(runs=[run]),
+        )
+        found = {}
+        for name, series in tensors.items():
+            for tag, data in sorted(series.items()):
+                contents = read(data[-1].numpy.tolist()) if data else None
+                if contents is not None:
+                    epoch = Tags(tag.removesuffix(Tags("").layers)).epoch
+                    for prefix, quantity in contents.tables.items():
+                        tags = {Tags(prefix).layer(layer): layer for layer in contents.layers}
+                        found[name, prefix] = _Table(tags, epoch, quantity, data[-1].wall_time)
+        return found
+
+
+class _Table(NamedTuple):
+    tags: dict[str, str]
+    """Scalar tag to layer, in definition order."""
+    epoch: str
+    quantity: Quantity
+    written: float
+
+
+def _experiment(request: wrappers.Request) -> dict[str, Any]:
+    environ = request.environ
+    return {"ctx": plugin_util.context(environ), "experiment_id": plugin_util.experiment_id(environ)}
 
 
 def _argument(request: wrappers.Request, name: str) -> str:
     values = request.args.getlist(name)
     if len(values) != 1:
-        raise errors.InvalidArgumentError(f"The argument {name!r} must be there once.")
+        raise errors.InvalidArgumentError(f"The argument {name!r} must be given once.")
     return str(values[0])
 
 
@@ -127,13 +169,7 @@ def _file(name: str, mime: str) -> Callable[..., Any]:
 
 @_get
 def _runs(plugin: RWCPlugin, request: wrappers.Request) -> wrappers.Response:
-    # A list: the page needs names, and how many layers, not theirs.
-    listed = [
-        {"run": run, "prefix": prefix, "layers": len(series["layers"]), "newest": series["newest"]}
-        for run, measures in plugin.runs(request).items()
-        for prefix, series in measures.items()
-    ]
-    return _json(request, {"series": listed})
+    return _json(request, {"series": plugin.runs(request)})
 
 
 @_get

@@ -17,8 +17,10 @@ import typer
 
 from tests.benchmarks.cuda import cuda
 from tests.benchmarks.measure import dtypes, growth, measure
+from tests.benchmarks.pictures import pictures
 from tests.benchmarks.sampling import sampling
 from tests.benchmarks.tab import tab
+from tests.benchmarks.threads import threads
 from tests.benchmarks.timing import machine
 from tests.benchmarks.training import logs, training
 
@@ -26,9 +28,11 @@ SECTIONS = {
     "measure": measure,
     "dtypes": dtypes,
     "growth": growth,
+    "threads": threads,
     "sampling": sampling,
     "training": training,
     "logging": logs,
+    "pictures": pictures,
     "tab": tab,
     "cuda": cuda,
 }
@@ -48,6 +52,7 @@ GOALS = {
     "measure/toy/item loop/times ours": (">=", 2),
     "measure/*/ours/extra MiB": ("<=", 8),
     "dtypes/equal bytes/*float16/times float32": ("<=", 1.5),
+    "dtypes/norms/*/times l1": ("<=", 1.5),
     "growth/layers/10,000/times first": ("<=", 1.3),
     "growth/history/last 100/times first": ("<=", 1.3),
     "sampling/*/Gaussian/covered %": (">=", 93),
@@ -60,6 +65,8 @@ GOALS = {
     "logging/scalars/ours/ms": ("<=", 20),
     "logging/heatmap/*/ms": ("<=", 200),
     "logging/log size/1,000 epochs/MB": ("<=", 50),
+    "pictures/row names/300 x 260, tick labels/times ours": (">=", 2),
+    "pictures/colour levels/heatmap, 300 x 260/PNG times all": ("<=", 0.75),
     "tab/start/RWC/share %": ("<=", 2),
     "tab/answer/*/ms": ("<=", 1000),
     "tab/answer/*/MB": ("<=", 3),

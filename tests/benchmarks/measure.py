@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from lightning_rwc import RelativeWeightChange, RWCHistory
+from lightning_rwc.norms import NORMS
 from tests.benchmarks.peers import OTHERS, bound, ours, tracked
 from tests.benchmarks.timing import extra_memory, has_memory, interleaved, summary
 
@@ -81,7 +82,7 @@ def _side_by_side(name, module, repeats):
 
 
 def dtypes(repeats, quick):
-    """Half precision beside float32."""
+    """Half precision beside float32, and the norms beside l1."""
     size = 200 if quick else 1600
     sizes = {torch.float32: size, torch.bfloat16: 2 * size, torch.float16: 2 * size}
     modules = {str(dtype).removeprefix("torch."): stack(16, rows, 1000, dtype) for dtype, rows in sizes.items()}
@@ -91,6 +92,13 @@ def dtypes(repeats, quick):
     for row in rows.values():
         row["times float32"] = row["ms"] / rows["float32"]["ms"]
     yield "equal bytes", f"{16 * size * 4e-3:,.0f} MB of weights each, so twice as many in half precision", rows
+
+    module = modules["float32"]
+    times = interleaved({norm: ours(module, norm) for norm in NORMS}, repeats, changing(module))
+    rows = {norm: summary(taken) for norm, taken in times.items()}
+    for row in rows.values():
+        row["times l1"] = row["ms"] / rows["l1"]["ms"]
+    yield "norms", f"of {16e-3 * size:,.1f} M float32 weights", rows
 
 
 def growth(repeats, quick):

@@ -66,7 +66,7 @@ def sampling(repeats, quick):
                 sample = Sample(len(before), _SAMPLED, seed)
                 chosen = sample.indices(before.device)
                 for norm, truth in truths.items():
-                    sums = sample.sums(before[chosen], after[chosen], norm)
+                    sums = sample.estimate(before[chosen], after[chosen], norm)
                     value, error = change_ratio(sums[:3], norm).item(), standard_error(sums, norm).item()
                     runs[norm].append(
                         (abs(value - truth) <= 2 * error, unreliable(sums).item(), value == 0, error / truth)

@@ -17,9 +17,10 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rwc import RWCCallback, RWCHistory
-from lightning_rwc.measures import MeasureTables
+from lightning_rwc.announcer import Announcer
+from lightning_rwc.measure_tables import MeasureTables
+from lightning_rwc.metric import Measurement
 from lightning_rwc.plotting import to_image
-from lightning_rwc.report import Report
 from tests.benchmarks.measure import stack
 from tests.benchmarks.timing import interleaved, summary
 
@@ -145,14 +146,14 @@ def _images(count):
 
 def logs(repeats, quick):
     """Scalars, pictures, and the size of a long log."""
-    one_batch, report, history = TensorDataset(torch.zeros(1)), Report("rwc", False), RWCHistory()
+    one_batch, announcer, history = TensorDataset(torch.zeros(1)), Announcer("rwc", False), RWCHistory()
     row = {f"block{i}.conv.weight": value for i, value in enumerate(np.random.rand(_LAYERS).tolist())}
 
-    measures = MeasureTables(("rwc",))
+    measures, measurement = MeasureTables(()), Measurement(row, {}, [], 0.1)
 
     def ours(trainer, module):
         history.record(trainer.current_epoch, trainer.global_step, row)
-        report.measurement(trainer, history, row, 0.1, measures)
+        announcer.measurement(trainer, history, measures, measurement)
 
     ways = {
         "nothing": lambda trainer, module: None,
@@ -183,7 +184,7 @@ def logs(repeats, quick):
 
     epochs, callback = 100 if quick else 1000, RWCCallback()
     # Epochs as short as these would not get all the pictures that those of a real run get.
-    with patch("lightning_rwc.report.time", SimpleNamespace(monotonic=lambda: 86_400 * len(callback.history))):
+    with patch("lightning_rwc.announcer.time", SimpleNamespace(monotonic=lambda: 86_400 * len(callback.history))):
         seconds, size = _fit(_random_walk(), one_batch, callback, max_epochs=epochs)
     rows = {f"{epochs:,} epochs": {"MB": size, "ms an epoch": 1e3 * seconds / epochs}}
     yield "log size", f"of {_LAYERS} layers to TensorBoard, as the defaults write it if an epoch takes a day", rows

@@ -55,7 +55,7 @@ def test_data_that_is_nowhere_is_explained(name, tmp_path, monkeypatch):
     loader = DATA_SETS[name].loader
     monkeypatch.setattr(data, "_DEBIAN_FASHION_MNIST", tmp_path / "package")
     monkeypatch.setattr(getattr(datasets, loader), "download", offline)
-    message = rf"{loader} is not in .* could not be downloaded \(no network\)\. Put .*{tmp_path}"
+    message = rf"{loader} is not in .* cannot be downloaded \(no network\)\. Put .*{tmp_path}"
     with pytest.raises(FileNotFoundError, match=message):
         load_images(name, tmp_path / "data")
 

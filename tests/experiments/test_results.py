@@ -14,7 +14,7 @@ from scipy import stats
 from lightning_rwc import RWCHistory
 from lightning_rwc.experiments.claims import CLAIMS, Comparison, judge, together
 from lightning_rwc.experiments.report import write_report
-from lightning_rwc.experiments.results import NORMS, interval, load_results
+from lightning_rwc.experiments.results import RECORDED, interval, load_results
 
 ALEXNET = ["features.0", "features.3", "features.6", "features.8", "features.10", "classifier"]
 EARLY, MIDDLE, LATER = [0], [1, 2], [3, 4]
@@ -30,11 +30,11 @@ def store(out, levels, data="fashion-mnist", seeds=(0, 1, 2), epochs=4, spread=0
         "precision": "32-true",
     }
     (out / "settings.yaml").write_text(yaml.safe_dump(settings))
-    tables = {norm: [] for norm in NORMS}
+    tables = {norm: [] for norm in RECORDED}
     for seed in seeds:
         folder = out / f"seed_{seed}"
         folder.mkdir()
-        for number, (norm, prefix) in enumerate(NORMS.items()):
+        for number, (norm, prefix) in enumerate(RECORDED.items()):
             rng = np.random.default_rng(10 * seed + number)
             values = np.array(levels) * np.exp(spread * rng.normal(size=(epochs, len(levels))))
             tables[norm].append(values)
@@ -69,7 +69,7 @@ def test_results_are_read_and_averaged(tmp_path):
 
 def test_nothing_finished_is_an_error(tmp_path):
     store(tmp_path / "run", [0.1] * 6, seeds=())
-    with pytest.raises(FileNotFoundError, match="no finished run in"):
+    with pytest.raises(FileNotFoundError, match="has no finished run"):
         load_results(tmp_path / "run")
 
 
@@ -86,7 +86,7 @@ def test_nothing_finished_is_an_error(tmp_path):
 def test_verdicts(levels, spread, verdicts, whole, tmp_path):
     tables = store(tmp_path / "run", levels, spread=spread)
     results = load_results(tmp_path / "run")
-    for norm in NORMS:
+    for norm in RECORDED:
         judgements = judge(results, norm, {})
         assert [judgement.verdict for judgement in judgements] == verdicts
         assert together(judgements) == whole
@@ -139,7 +139,7 @@ def test_report(tmp_path):
     page = write_report(out).read_text(encoding="utf-8")
     assert page.count("data:image/png;base64,") == 4
     assert not re.search(r'(src|href)="(?!data:|https://arxiv)', page)
-    assert page.count('class="does not hold">does not hold') == 2 * len(NORMS)
+    assert page.count('class="does not hold">does not hold') == 2 * len(RECORDED)
     assert "0.8100" in page  # mean accuracy
     claims = pd.read_csv(out / "claims.csv")
     assert claims["claim"].tolist() == ["early < middle", "middle < later"] * 3
@@ -164,4 +164,4 @@ def test_report_escapes_what_it_is_given(tmp_path):
     store(tmp_path / "run", [0.1] * 6, data="<script>alert(1)</script>")
     page = write_report(tmp_path / "run").read_text(encoding="utf-8")
     assert "<script>" not in page
-    assert "The paper makes none" in page
+    assert "The paper makes no claim" in page

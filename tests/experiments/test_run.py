@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from lightning_rwc import RWCHistory
 from lightning_rwc.cli import app
 from lightning_rwc.experiments.claims import CLAIMS
-from lightning_rwc.experiments.results import NORMS
+from lightning_rwc.experiments.results import RECORDED
 from lightning_rwc.experiments.run import run_seeds
 from tests.helpers import events
 
@@ -74,7 +74,7 @@ def test_reproduce_trains_every_seed_keeps_the_finished_and_reports(tmp_path):
         assert 0 <= ended["test_top1"] <= ended["test_top5"] <= 1
         assert not list(folder.glob("*.ckpt"))
         log = events(folder / "tensorboard")
-        for prefix in NORMS.values():
+        for prefix in RECORDED.values():
             history = RWCHistory.load(folder / f"{prefix}.csv")
             assert history.values.shape == (2, 6)
             for layer, curve in zip(history.layers, history.values.T, strict=True):
@@ -109,7 +109,7 @@ def test_a_killed_run_goes_on_where_it_stopped(tmp_path):
         result = reproduce(tmp_path / out, "--epochs", "5")
         assert result.exit_code == 0, result.output
     for seed in (3, 7):
-        for prefix in NORMS.values():
+        for prefix in RECORDED.values():
             tables = [
                 tmp_path / out / "alexnet-digits" / f"seed_{seed}" / f"{prefix}.csv" for out in ("killed", "whole")
             ]

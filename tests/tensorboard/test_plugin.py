@@ -23,12 +23,13 @@ from lightning_rwc.tensorboard import plugin as module
 from lightning_rwc.tensorboard.loader import RWCLoader
 from lightning_rwc.tensorboard.plugin import RWCPlugin
 from tests.helpers import LAYERS, Net, images, net, trainer
+from tests.tensorboard.logs import announce, write_measurement
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "🙂"]
 
 
 def clients(log_dir):
-    multiplexer = EventMultiplexer(tensor_size_guidance={"scalars": 1000})
+    multiplexer = EventMultiplexer(tensor_size_guidance={"scalars": 1000}, purge_orphaned_data=True)
     multiplexer.AddRunsFromDirectory(str(log_dir))
     multiplexer.Reload()
     context = TBContext(logdir=str(log_dir), data_provider=MultiplexerDataProvider(multiplexer, str(log_dir)))
@@ -42,26 +43,30 @@ def table(answer):
     return content, values.reshape(len(content["layers"]), len(content["steps"]))
 
 
+def listed(routes):
+    series = json.loads(routes["/runs"].get("/").data)["series"]
+    return {(one["run"], one["prefix"]): (one["label"], one["layers"]) for one in series}
+
+
 def test_table_of_a_real_run(tmp_path):
-    callbacks = [RWCCallback(measures=("rwc", "strength")), RWCCallback(norm="l2", prefix="my/l2", layers="weight$")]
+    callbacks = [RWCCallback(measures=("strength",)), RWCCallback(norm="l2", prefix="my/l2", layers="weight$")]
     logger = TensorBoardLogger(tmp_path, name="", version="run")
     trainer(*callbacks, tmp_path=tmp_path, logger=logger).fit(net(), images())
     routes = clients(tmp_path)
-    series = json.loads(routes["/runs"].get("/").data)["series"]
-    newest = callbacks[0].history.steps[-1]
-    assert {(one["run"], one["prefix"], one["layers"], one["newest"]) for one in series} == {
-        ("run", "rwc", 3, newest),
-        ("run", "my/l2", 4, newest),
-        ("run", "strength", 3, newest),
+    assert listed(routes) == {
+        ("run", "rwc"): ("relative weight change (ratio)", 3),
+        ("run", "my/l2"): ("relative weight change (ratio)", 4),
+        ("run", "rwc_strength"): ("mean node strength", 3),
     }
     tables = {
         "rwc": callbacks[0].history,
-        "strength": callbacks[0].histories["strength"],
+        "rwc_strength": callbacks[0].histories["strength"],
         "my/l2": callbacks[1].history,
     }
     for prefix, history in tables.items():
         content, values = table(routes["/table"].get("/", query_string={"run": "run", "prefix": prefix}))
-        assert content["layers"] == history.layers  # depth order, which is not that of the alphabet
+        assert content["signed"] == (prefix == "rwc_strength")
+        assert content["layers"] == history.layers  # depth order, which is not alphabetical
         assert (content["steps"], content["epochs"]) == (history.steps, history.epochs)
         np.testing.assert_allclose(values, history.values.T, rtol=1e-6)
     assert callbacks[0].history.layers == LAYERS != sorted(LAYERS)
@@ -80,20 +85,20 @@ class Awkward(Net):
 
     def training_step(self, batch, batch_idx):
         self.log("rwc/own", 1.0, on_step=True, on_epoch=True)
-        self.log("strength/own", 1.0, on_step=False, on_epoch=True)
+        self.log("rwc_strength/own", 1.0, on_step=False, on_epoch=True)
+        self.log("epoch", 100.0)
         return super().training_step(batch, batch_idx)
 
 
 @pytest.mark.parametrize(("prefix", "before"), [("", ""), ("my/run", "my/run-")])
 def test_awkward_names_of_layers_metrics_and_loggers(prefix, before, tmp_path):
-    callback = RWCCallback(measures=("rwc", "strength"))
+    callback = RWCCallback(measures=("strength",))
     logger = TensorBoardLogger(tmp_path, name="", version="run", prefix=prefix)
     trainer(callback, tmp_path=tmp_path, logger=logger).fit(net(Awkward), images())
     routes = clients(tmp_path)
-    newest = {one["prefix"]: one["newest"] for one in json.loads(routes["/runs"].get("/").data)["series"]}
-    assert newest == dict.fromkeys((f"{before}rwc", f"{before}strength"), callback.history.steps[-1])
-    for name, history in callback.histories.items():
-        answer = routes["/table"].get("/", query_string={"run": "run", "prefix": f"{before}{name}"})
+    assert {prefix for _, prefix in listed(routes)} == {f"{before}rwc", f"{before}rwc_strength"}
+    for root, history in {"rwc": callback.history, "rwc_strength": callback.histories["strength"]}.items():
+        answer = routes["/table"].get("/", query_string={"run": "run", "prefix": f"{before}{root}"})
         assert answer.status_code == 200
         content, values = table(answer)
         assert content["layers"] == history.layers == [*LAYERS, "heatmap", "curves"]
@@ -103,9 +108,8 @@ def test_awkward_names_of_layers_metrics_and_loggers(prefix, before, tmp_path):
 
 def test_hostile_names_are_data(tmp_path):
     with SummaryWriter(tmp_path / "<b>run") as writer:
-        for name in HOSTILE:
-            writer.add_scalar(f"rwc/{name}", 0.5, 1)
-        writer.add_scalar("rwc_summary/total", 0.5, 1)
+        write_measurement(writer, 1, 0, {"rwc": dict.fromkeys(HOSTILE, 0.5)})
+        announce(writer, 1, HOSTILE)
     routes = clients(tmp_path)
     answer = routes["/table"].get("/", query_string={"run": "<b>run", "prefix": "rwc"})
     assert table(answer)[0]["layers"] == HOSTILE
@@ -114,15 +118,16 @@ def test_hostile_names_are_data(tmp_path):
     assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
 
 
-def test_what_is_not_there_is_404_and_what_is_not_asked_400(tmp_path):
+def test_what_is_not_there_is_404_and_a_query_without_its_arguments_400(tmp_path):
     with SummaryWriter(tmp_path / "run") as writer:
-        writer.add_scalar("rwc/a", 0.5, 1)
-        writer.add_scalar("rwc_summary/total", 0.5, 1)
+        write_measurement(writer, 1, 0, {"rwc": {"a": 0.5}})
+        announce(writer, 1, ["a"])
         writer.add_scalar("secret/loss", 0.5, 1)
     get = clients(tmp_path)["/table"].get
     for run, prefix, code in (
         ("run", "rwc", 200),
         ("run", "secret", 404),
+        ("run", "rwc_summary", 404),
         ("run", "", 404),
         ("../run", "rwc", 404),
         ("<script>", "rwc", 404),
@@ -157,8 +162,38 @@ def test_files_are_those_that_there_are(tmp_path):
     assert (static / "vendor" / "uPlot.LICENSE").read_text(encoding="utf-8").startswith("The MIT License")
 
 
-def test_empty_log(tmp_path):
-    assert json.loads(clients(tmp_path)["/runs"].get("/").data) == {"series": []}
+def test_a_log_that_the_callback_did_not_write_has_nothing(tmp_path):
+    assert listed(clients(tmp_path)) == {}
+    with SummaryWriter(tmp_path / "run") as writer:
+        write_measurement(writer, 1, 0, {"rwc": {"a": 0.5}})
+    assert listed(clients(tmp_path)) == {}
+
+
+def test_a_table_without_points_is_not_listed(tmp_path):
+    with SummaryWriter(tmp_path / "run") as writer:
+        announce(writer, 1, ["a"])
+    assert listed(clients(tmp_path)) == {}
+
+
+def test_only_what_has_grown_is_newer(tmp_path):
+    def newest():
+        series = json.loads(clients(tmp_path)["/runs"].get("/").data)["series"]
+        return {one["prefix"]: one["newest"] for one in series}
+
+    with SummaryWriter(tmp_path / "run") as writer:
+        for prefix in ("l2", "rwc"):
+            write_measurement(writer, 9, 0, {"rwc": {"a": 0.5, "b": 0.5}}, prefix=prefix)
+            announce(writer, 9, ["a", "b"], prefix=prefix)
+        writer.flush()
+        before = newest()
+        assert newest() == before
+        write_measurement(writer, 5, 0, {"rwc": {"a": 0.5, "b": 0.5}})  # a run that begins again
+        writer.flush()
+        grown = newest()
+        assert grown["l2"] == before["l2"]
+        assert grown["rwc"] > before["rwc"]
+        announce(writer, 5, ["b", "a"])
+    assert newest()["rwc"] > grown["rwc"]
 
 
 def test_tensorboard_finds_the_tab():
@@ -178,7 +213,7 @@ def test_loading_is_light_and_never_stops_tensorboard(monkeypatch, caplog):
     assert not {"torch", "lightning", "pandas", "matplotlib", "torchmetrics"} & set(done.stdout.split())
     monkeypatch.setitem(sys.modules, "lightning_rwc.tensorboard.plugin", None)
     assert RWCLoader().load(TBContext()) is None
-    assert "The tab RWC is not there" in caplog.text
+    assert "The RWC tab cannot be loaded" in caplog.text
 
 
 def test_sources_are_safe():

@@ -5,9 +5,6 @@ import csv
 import io
 import re
 import shutil
-import socket
-import subprocess
-import sys
 import time
 from urllib.parse import quote, unquote
 from urllib.request import urlopen
@@ -16,6 +13,8 @@ import numpy as np
 import pytest
 from matplotlib import colormaps
 from torch.utils.tensorboard import SummaryWriter
+
+from tests.tensorboard.logs import announce, serve, write, write_measurement
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -38,47 +37,27 @@ pytestmark = [
 ]
 
 
-def write(folder, layers, values, first=0):
-    with SummaryWriter(str(folder)) as writer:
-        for column, row in enumerate(np.asarray(values).T, start=first):
-            for layer, value in zip(layers, row, strict=True):
-                writer.add_scalar(f"rwc/{layer}", value, 10 * column + 9)
-            writer.add_scalar("rwc_summary/total", 1.0, 10 * column + 9)
-            writer.add_scalar("rwc/own", 1.0, 10 * column + 9)  # a metric of the user's
-            writer.add_scalar("epoch", column, 10 * column + 9)
-
-
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")
     write(folder / "main", LAYERS, VALUES)
     write(folder / "other", LAYERS, OTHER)
+    write(folder / "longer", LAYERS[1:], OTHER[1:, [0, 1, 2, 0]], epoch_length=25)
+    with SummaryWriter(str(folder / "strengths")) as writer:
+        for epoch, strength in enumerate((0.5, 1.0)):
+            rows = {name: dict(zip(LAYERS, strength * VALUES[:, 0], strict=True)) for name in ("rwc", "strength")}
+            write_measurement(writer, 10 * epoch, epoch, rows)
+        announce(writer, 10, LAYERS, measures=["strength"])
     write(folder / "<i>hostile", HOSTILE, np.full((len(HOSTILE), 2), 0.5))
     large = 10 ** np.random.default_rng(0).normal(-2, 0.5, (300, 1000))
     write(folder / "large", [f"layers.{number}.weight" for number in range(300)], large)
     return folder
 
 
-def serve(folder):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--port", str(port)]
-    process = subprocess.Popen([*command, "--reload_interval", "1"], stderr=subprocess.DEVNULL)
-    url = f"http://localhost:{port}/"
-    for _ in range(600):
-        with socket.socket() as attempt:
-            if attempt.connect_ex(("localhost", port)) == 0:
-                return process, url
-        assert process.poll() is None
-        time.sleep(0.1)
-    raise TimeoutError("TensorBoard does not answer")
-
-
 @pytest.fixture(scope="module")
 def url(log_dir):
     process, address = serve(log_dir)
-    wanted = 4
+    wanted = 7
     while urlopen(f"{address}data/plugin/lightning_rwc/runs").read().count(b'"run"') < wanted:
         time.sleep(0.2)
     yield address
@@ -301,6 +280,39 @@ def test_two_runs_side_by_side_with_their_difference(tab):
         share = (np.log10(VALUES[row, column] / OTHER[row, column]) / reach + 1) / 2
         expected = [round(255 * channel) for channel in colormaps["PuOr"](share)[:3]]
         np.testing.assert_allclose(both.pixel(row, column, number=2)[0], expected, atol=6)
+
+
+def test_runs_with_epochs_of_different_length_are_compared_by_epoch(tab):
+    both = tab(run="main", other="longer")
+    assert "depth profile at epoch 2" in both.frame.inner_text("#side")
+    described = both.frame.locator("#side [role=img]").evaluate_all("all => all.map((one) => one.ariaLabel)")
+    assert described[0] == "curves of 4 layers over epoch"
+    assert described[2] == "depth correlation over epoch"
+    # Epoch 1 ends at step 19 of one and at step 49 of the other.
+    assert both.hover(1, 1) == "block.10 · epoch 1 · step 19 · 0.02 · longer: 0.001"
+    for number, columns in ((1, 4), (2, 3)):  # the other run, the difference
+        place = both.pixel(0, 1, rows=3, columns=columns, number=number)[1]
+        both.frame.locator("canvas.map").nth(number).hover(position=place)
+        assert both.settled() == "block.10 · epoch 1 · step 19 · 0.02 · longer: 0.001"
+    place = both.pixel(0, 3, rows=3, columns=4, number=1)[1]  # an epoch that one of them has not reached
+    both.frame.locator("canvas.map").nth(1).hover(position=place)
+    assert both.settled() == "4 of 4 layers, 3 measurements"
+    both.page.mouse.move(5, 5)
+    both.settled()
+    share = (np.log10(VALUES[2, 0] / OTHER[2, 0]) / np.log10(VALUES[1, 0] / OTHER[1, 0]) + 1) / 2
+    expected = [round(255 * channel) for channel in colormaps["PuOr"](share)[:3]]
+    np.testing.assert_allclose(both.pixel(1, 0, rows=3, number=2)[0], expected, atol=6)
+
+
+def test_measures_have_the_labels_and_scales_of_the_log(tab):
+    main = tab(run="strengths")
+    options = main.frame.locator("select[name=prefix] option").all_inner_texts()
+    assert options == ["rwc: relative weight change (ratio)", "rwc_strength: mean node strength"]
+    assert "relative weight change (ratio), coloured by depth" in main.frame.inner_text("#side")
+    main.frame.select_option("select[name=prefix]", "rwc_strength")
+    main.wait("document.querySelector('#side').textContent.includes('mean node strength, coloured by depth')")
+    # All values are positive, but the quantity is signed: the largest has an end of the scale, not of viridis.
+    np.testing.assert_allclose(main.pixel(3, 1, columns=2)[0], [45, 0, 75], atol=6)
 
 
 def test_keyboard_reaches_every_cell_pins_and_selects(tab):

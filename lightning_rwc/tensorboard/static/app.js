@@ -1,14 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// The page: its controls, what is selected, and who is told when that changes. Names from logs only ever become text.
+// The page: its controls, what is selected, and what is drawn when that changes. Names from logs only ever become text.
 import {LineChart} from './charts.js';
 import {depthColour, valueScale} from './colours.js';
-import {arrange, csv, depthCorrelation, fetchSeries, fetchTable, limits, readable, smooth} from './data.js';
+import {arrange, axisOf, csv, depthCorrelation, fetchSeries, fetchTable, limits, readable, smooth} from './data.js';
 import {Heatmap} from './heatmap.js';
 
 const PLUGIN = 'lightning_rwc';
 const POLL_MS = 5000;
-// What a link holds. `time` is a step, or empty for the newest measurement.
-const DEFAULTS = {run: '', other: '', prefix: '', sort: 'depth', filter: '', colour: 'log', axis: 'log', smooth: '0', time: '', pins: ''};
+// What a link can hold. `time` is a step, or empty for the newest measurement.
+const DEFAULTS = {
+  run: '',
+  other: '',
+  prefix: '',
+  sort: 'depth',
+  filter: '',
+  colour: 'log',
+  axis: 'log',
+  smooth: '0',
+  time: '',
+  pins: '',
+};
 
 export class App {
   constructor(body) {
@@ -48,7 +59,7 @@ export class App {
     };
     choice('run', 'run', []);
     choice('other', 'compare with', []);
-    choice('prefix', 'measure', []);
+    choice('prefix', 'quantity', []);
     choice('sort', 'rows', [['depth', 'as defined'], ['value', 'by last value'], ['name', 'by name']]);
     const text = add('filter', 'layers (regular expression)', document.createElement('input'));
     text.type = 'search';
@@ -69,7 +80,8 @@ export class App {
     this.button('PNG', () => this.exportPng());
     this.button('CSV', () => this.exportCsv());
 
-    const element = (tag, id, parent = this.body) => Object.assign(parent.appendChild(document.createElement(tag)), {id});
+    const element = (tag, id, parent = this.body) =>
+      Object.assign(parent.appendChild(document.createElement(tag)), {id});
     this.readout = element('div', 'readout');
     this.readout.setAttribute('aria-live', 'polite');
     this.pinList = element('div', 'pins');
@@ -83,9 +95,14 @@ export class App {
       view: () => this.draw(() => this.heatmaps().forEach((map) => map.draw())),
     };
     this.map = new Heatmap(this.maps, this.view, on);
-    this.otherMap = new Heatmap(this.maps, this.view, {...on, select: () => {}});
-    this.differenceMap = new Heatmap(this.maps, this.view, {...on, select: () => {}});
-    this.curves = new LineChart(side, 'curves, coloured by depth', on);
+    const beside = (map) => ({
+      ...on,
+      select: () => {},
+      hover: (cell) => this.hover(cell && this.same(cell, map().table)),
+    });
+    this.otherMap = new Heatmap(this.maps, this.view, beside(() => this.otherMap));
+    this.differenceMap = new Heatmap(this.maps, this.view, beside(() => this.differenceMap));
+    this.curves = new LineChart(side, 'curves', on);
     this.profile = new LineChart(side, 'depth profile', {});
     this.correlation = new LineChart(side, 'depth correlation', {});
     this.empty = this.body.appendChild(emptyPage());
@@ -103,7 +120,7 @@ export class App {
     try {
       host = window.parent.document.body;
     } catch {
-      // Framed by a page of another origin: the system's preference stands.
+      // The frame belongs to a page of another origin. Only the system's preference is known.
     }
     const system = matchMedia('(prefers-color-scheme: dark)');
     const follow = () => {
@@ -129,7 +146,7 @@ export class App {
     }
   }
 
-  /** Get what is selected, where it is new or has grown. */
+  /** Fetch the selected tables that are new or have grown. */
   async load() {
     const runs = [...new Set(this.series.map(({run}) => run))].sort(new Intl.Collator('en', {numeric: true}).compare);
     this.empty.hidden = runs.length > 0;
@@ -138,29 +155,33 @@ export class App {
     const {state} = this;
     if (!runs.includes(state.run)) state.run = runs[0];
     if (!runs.includes(state.other)) state.other = '';
-    const prefixes = this.series.filter(({run}) => run === state.run).map(({prefix}) => prefix);
-    if (!prefixes.includes(state.prefix)) state.prefix = prefixes[0];
-    fill(this.controls.run, runs.map((run) => [run, run]), state.run);
-    fill(this.controls.other, [['', 'none'], ...runs.filter((run) => run !== state.run).map((run) => [run, run])], state.other);
-    fill(this.controls.prefix, prefixes.map((prefix) => [prefix, prefix]), state.prefix);
+    const tables = this.series.filter(({run}) => run === state.run);
+    if (!tables.some(({prefix}) => prefix === state.prefix)) state.prefix = tables[0].prefix;
+    const choices = runs.map((run) => [run, run]);
+    fill(this.controls.run, choices, state.run);
+    fill(this.controls.other, [['', 'none'], ...choices.filter(([run]) => run !== state.run)], state.other);
+    fill(this.controls.prefix, tables.map(({prefix, label}) => [prefix, `${prefix}: ${label}`]), state.prefix);
     const wanted = {};
     for (const run of [state.run, state.other]) {
       const series = this.series.find((one) => one.run === run && one.prefix === state.prefix);
       if (!series) continue;
       const key = JSON.stringify([run, state.prefix]);
       const known = this.tables[key];
-      const fresh = known && known.newest === series.newest && known.layers === series.layers;
-      wanted[key] = fresh ? known : {...series, table: await fetchTable(run, state.prefix)};
+      wanted[key] = known?.newest === series.newest ? known : {...series, table: await fetchTable(run, state.prefix)};
     }
     const before = this.tables;
     this.tables = wanted;
-    if (Object.keys(wanted).some((key) => before[key] !== wanted[key]) || Object.keys(before).length !== Object.keys(wanted).length) {
-      this.schedule();
-    }
+    const keys = Object.keys({...before, ...wanted});
+    if (keys.some((key) => before[key] !== wanted[key])) this.schedule();
   }
 
   tableOf(run) {
     return this.tables[JSON.stringify([run, this.state.prefix])]?.table;
+  }
+
+  /** What the selected run, and the one to compare with, are drawn over. */
+  get axis() {
+    return axisOf([this.tableOf(this.state.run), this.tableOf(this.state.other)].filter(Boolean));
   }
 
   // ── selection ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -193,6 +214,12 @@ export class App {
     this.draw(() => this.mark());
   }
 
+  /** The cell of the selected run at the time of a cell of another table. Its column is -1 if there is none. */
+  same({layer, column}, table) {
+    const time = table.times(this.axis)[column];
+    return {layer, column: this.tableOf(this.state.run).times(this.axis).indexOf(time)};
+  }
+
   get column() {
     const {steps} = this.tableOf(this.state.run) ?? {steps: []};
     const at = this.state.time === '' ? -1 : steps.indexOf(Number(this.state.time));
@@ -221,7 +248,7 @@ export class App {
 
   // ── drawing ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-  /** Everything, at the next frame. */
+  /** Draw everything at the next frame. */
   schedule() {
     this.draw(() => this.drawAll(), 'all');
   }
@@ -256,17 +283,19 @@ export class App {
     Object.assign(time, {max: table.steps.length - 1, value: this.column});
     this.main.classList.toggle('two', Boolean(other));
 
-    const signed = limits([table], false)[0] < 0;
+    const {axis} = this;
+    const {signed} = table;
     const logarithmic = state.colour === 'log' && !signed;
     const scale = valueScale(limits(other ? [table, other] : [table], logarithmic), {logarithmic, signed});
-    const height = Math.min(Math.max(18 * layers.length + 50, 260), Math.max(window.innerHeight - 190, 260), other ? 480 : 900);
-    const shared = {scale, dark: this.dark, height};
+    const room = Math.max(window.innerHeight - 190, 260);
+    const height = Math.min(Math.max(18 * layers.length + 50, 260), room, other ? 480 : 900);
+    const shared = {axis, scale, dark: this.dark, height};
     this.map.show({...shared, table, layers, title: state.run, names: true});
     for (const map of [this.otherMap, this.differenceMap]) map.figure.hidden = !other;
     if (other) {
       const there = layers.filter((layer) => other.rowOf.has(layer));
       this.otherMap.show({...shared, table: other, layers: there, title: state.other, names: false});
-      const difference = table.against(other, logarithmic);
+      const difference = table.against(other, axis, logarithmic);
       const common = layers.filter((layer) => difference.rowOf.has(layer));
       this.differenceMap.show({
         ...shared,
@@ -277,17 +306,17 @@ export class App {
         names: false,
       });
     }
-    this.drawCharts(table, other, layers, signed);
+    this.drawCharts(table, other, axis, layers);
     this.drawPins();
     this.mark();
     this.describe();
     performance.mark('rwc drawn');
   }
 
-  drawCharts(table, other, layers, signed) {
+  drawCharts(table, other, axis, layers) {
     const {state} = this;
-    const {name: xName, values: x} = table.times;
-    const logarithmic = state.axis === 'log' && !signed;
+    const x = table.times(axis);
+    const logarithmic = state.axis === 'log' && !table.signed;
     const weight = Number(state.smooth);
     const colour = (layer) => depthColour(table.rowOf.get(layer), table.layers.length, this.dark);
     const curves = layers.map((layer) => ({
@@ -297,48 +326,55 @@ export class App {
       width: layers.length > 60 ? 0.7 : 1.2,
     }));
     const height = Math.max(Math.min(this.map.height * 0.46, 340), 200);
-    this.curves.show(x, curves, {height, xName, logarithmic, describe: `curves of ${layers.length} layers over ${xName}`});
+    this.curves.title(`${table.label}, coloured by depth`);
+    const ofCurves = `curves of ${layers.length} layers over ${axis}`;
+    this.curves.show(x, curves, {height, xName: axis, logarithmic, describe: ofCurves});
 
     const [main, second] = [depthColour(1, 3, this.dark), this.dark ? '#fdb863' : '#d0730f'];
     const depths = table.layers.map((_, row) => row);
     const profiles = [{name: state.run, values: table.column(this.column), colour: main, width: 1.5, points: true}];
     if (other) {
-      const at = Math.min(other.steps.findLastIndex((step) => step <= table.steps[this.column]), other.steps.length - 1);
-      const values = table.layers.map((layer) => (other.rowOf.has(layer) ? other.row(other.rowOf.get(layer))[Math.max(at, 0)] : NaN));
+      const at = other.times(axis).findLastIndex((time) => time <= x[this.column]);
+      const theirs = other.column(Math.max(at, 0));
+      const values = table.layers.map((layer) => theirs[other.rowOf.get(layer)] ?? NaN);
       profiles.push({name: state.other, values, colour: second, width: 1.5, points: true});
     }
     const small = Math.max(height * 0.55, 150);
-    const describe = `value of each layer by depth at ${xName} ${x[this.column]}`;
-    this.profile.title(`depth profile at ${xName} ${x[this.column]}`, other ? profiles : []);
+    const describe = `value of each layer by depth at ${axis} ${x[this.column]}`;
+    this.profile.title(`depth profile at ${axis} ${x[this.column]}`, other ? profiles : []);
     this.profile.show(depths, profiles, {height: small, xName: 'depth', logarithmic, describe});
 
     const rho = table.steps.map((_, column) => depthCorrelation(table.column(column)));
     const lines = [{name: state.run, values: rho, colour: main, width: 1.5}];
     if (other && other.steps.length) {
-      const theirs = new Map(other.steps.map((step, column) => [step, depthCorrelation(other.column(column))]));
-      lines.push({name: state.other, values: table.steps.map((step) => theirs.get(step) ?? NaN), colour: second, width: 1.5});
+      const theirs = new Map(other.times(axis).map((time, column) => [time, depthCorrelation(other.column(column))]));
+      lines.push({name: state.other, values: x.map((time) => theirs.get(time) ?? NaN), colour: second, width: 1.5});
     }
     this.correlation.title("depth correlation: Spearman's ρ between depth and value", other ? lines : []);
-    this.correlation.show(x, lines, {height: small, xName, range: [-1, 1], describe: `depth correlation over ${xName}`});
+    const ofCorrelation = `depth correlation over ${axis}`;
+    this.correlation.show(x, lines, {height: small, xName: axis, range: [-1, 1], describe: ofCorrelation});
   }
 
-  /** What follows the pointer; cheap, whatever the number of layers. */
+  /** What follows the pointer; cheap for any number of layers. */
   mark() {
     const table = this.tableOf(this.state.run);
     if (!table) return;
     const hover = this.hovered?.layer;
     const {pins, column} = this;
+    const at = table.times(this.axis)[column];
     for (const map of this.heatmaps()) map.mark({hover, pins, column: map === this.map ? column : -1});
-    this.curves.mark({hover, pins, at: table.times.values[column]});
+    this.curves.mark({hover, pins, at});
     this.profile.mark({at: hover === undefined ? null : table.rowOf.get(hover)});
-    this.correlation.mark({at: table.times.values[column]});
+    this.correlation.mark({at});
   }
 
   describe() {
     const table = this.tableOf(this.state.run);
     const cell = this.hovered;
-    if (!table || !cell || !table.rowOf.has(cell.layer)) {
-      this.readout.textContent = this.message || (table ? `${this.layers?.length ?? 0} of ${table.layers.length} layers, ${table.steps.length} measurements` : '');
+    if (!table || !cell || !table.rowOf.has(cell.layer) || !(cell.column in table.steps)) {
+      const shown = this.layers?.length ?? 0;
+      const size = table ? `${shown} of ${table.layers.length} layers, ${table.steps.length} measurements` : '';
+      this.readout.textContent = this.message || size;
       return;
     }
     const {layer, column} = cell;
@@ -348,7 +384,7 @@ export class App {
     const parts = [name, ...(epoch === null ? [] : [`epoch ${epoch}`]), `step ${table.steps[column]}`, readable(value)];
     const other = this.state.other ? this.tableOf(this.state.other) : undefined;
     if (other?.rowOf.has(layer)) {
-      const there = other.steps.indexOf(table.steps[column]);
+      const there = other.times(this.axis).indexOf(table.times(this.axis)[column]);
       if (there >= 0) parts.push(`${this.state.other}: ${readable(other.row(other.rowOf.get(layer))[there])}`);
     }
     this.readout.textContent = parts.join(' · ');
@@ -375,7 +411,7 @@ export class App {
     this.describe();
   }
 
-  // ── taking away ─────────────────────────────────────────────────────────────────────────────────────────────────
+  // ── export ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
   exportCsv() {
     const table = this.tableOf(this.state.run);
@@ -396,7 +432,8 @@ export class App {
     }
     const frame = this.main.getBoundingClientRect();
     const ratio = window.devicePixelRatio || 1;
-    const sheet = Object.assign(document.createElement('canvas'), {width: frame.width * ratio, height: frame.height * ratio});
+    const size = {width: frame.width * ratio, height: frame.height * ratio};
+    const sheet = Object.assign(document.createElement('canvas'), size);
     const context = sheet.getContext('2d');
     const style = getComputedStyle(document.documentElement);
     context.scale(ratio, ratio);
@@ -421,7 +458,7 @@ export class App {
   }
 }
 
-/** The window whose address people copy: TensorBoard's, unless it is of another origin. */
+/** The window whose address people copy: TensorBoard's, unless that has another origin. */
 function hostWindow() {
   try {
     void window.parent.location.hash;
@@ -439,7 +476,7 @@ function readLink() {
     try {
       if (Object.hasOwn(DEFAULTS, name)) state[name] = decodeURIComponent(value);
     } catch {
-      // A link that was cut in the middle of a character.
+      // The link was cut in the middle of a character.
     }
   }
   return state;
@@ -449,15 +486,16 @@ function fill(select, options, chosen) {
   const wanted = JSON.stringify(options);
   if (select.dataset.options !== wanted) {
     select.dataset.options = wanted;
-    select.replaceChildren(
-      ...options.map(([value, text]) => Object.assign(document.createElement('option'), {value, textContent: text.slice(0, 200)})),
-    );
+    const option = ([value, text]) =>
+      Object.assign(document.createElement('option'), {value, textContent: text.slice(0, 200)});
+    select.replaceChildren(...options.map(option));
   }
   select.value = chosen;
 }
 
 function save(blob, name) {
-  const link = Object.assign(document.createElement('a'), {href: URL.createObjectURL(blob), download: name.replaceAll(/[^\w.-]/g, '_')});
+  const download = name.replaceAll(/[^\w.-]/g, '_');
+  const link = Object.assign(document.createElement('a'), {href: URL.createObjectURL(blob), download});
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
 }
@@ -465,9 +503,10 @@ function save(blob, name) {
 function emptyPage() {
   const page = Object.assign(document.createElement('section'), {id: 'empty', hidden: true});
   const text = (tag, content) => page.appendChild(Object.assign(document.createElement(tag), {textContent: content}));
-  text('h2', 'No relative weight changes in this log yet');
-  text('p', 'Give your Trainer the callback; its scalars appear here at the end of the first epoch:');
-  text('pre', 'from lightning_rwc import RWCCallback\n\ntrainer = Trainer(callbacks=[RWCCallback()])\ntrainer.fit(model, data)');
+  text('h2', 'This log has no relative weight changes yet');
+  text('p', 'Add the callback to your Trainer. Its measurements appear here after the first epoch:');
+  const code = ['from lightning_rwc import RWCCallback', '', 'trainer = Trainer(callbacks=[RWCCallback()])'];
+  text('pre', [...code, 'trainer.fit(model, data)'].join('\n'));
   text('p', 'This page looks again every few seconds.');
   return page;
 }

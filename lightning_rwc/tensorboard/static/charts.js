@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Line charts by uPlot, with what moves with the pointer on a canvas above them.
+// Line charts, drawn by uPlot. A canvas above each chart holds what moves with the pointer.
 import uPlot from './vendor/uPlot.esm.js';
 import {readable} from './data.js';
 
@@ -15,7 +15,7 @@ export class LineChart {
     this.figure = parent.appendChild(document.createElement('figure'));
     this.caption = this.figure.appendChild(document.createElement('figcaption'));
     this.caption.textContent = title;
-    this.place = this.figure.appendChild(document.createElement('div'));
+    this.holder = this.figure.appendChild(document.createElement('div'));
     this.on = on;
     this.marks = {};
   }
@@ -35,7 +35,7 @@ export class LineChart {
     this.plot?.destroy();
     this.plot = new uPlot(
       {
-        width: Math.max(this.place.clientWidth, 200),
+        width: Math.max(this.holder.clientWidth, 200),
         height,
         legend: {show: false},
         cursor: {points: {show: false}, drag: {x: true, y: false}},
@@ -57,10 +57,10 @@ export class LineChart {
         hooks: {setCursor: [() => this.pointed()], draw: [() => queueMicrotask(() => this.overlay())]},
       },
       data,
-      this.place,
+      this.holder,
     );
-    this.place.setAttribute('role', 'img');
-    this.place.setAttribute('aria-label', describe);
+    this.holder.setAttribute('role', 'img');
+    this.holder.setAttribute('aria-label', describe);
     this.above = this.plot.over.appendChild(document.createElement('canvas'));
     this.above.className = 'overlay';
     this.plot.over.addEventListener('click', () => this.near && this.on.pin?.(this.near.layer));
@@ -68,7 +68,7 @@ export class LineChart {
     this.overlay();
   }
 
-  /** Say above the chart what it shows, and which colour is whose. */
+  /** Write above the chart what it shows, and the name behind each colour. */
   title(text, legend = []) {
     const names = legend.map(({name, colour}) => {
       const mark = Object.assign(document.createElement('span'), {textContent: ' ■ '});
@@ -78,7 +78,7 @@ export class LineChart {
     this.caption.replaceChildren(text, ...names.flat());
   }
 
-  /** Light up series by name: `hover`, `pins`; and a place on the x axis: `at`. */
+  /** Highlight series by name (`hover`, `pins`) and a position on the x axis (`at`). */
   mark(marks) {
     this.marks = marks;
     this.overlay();
@@ -128,7 +128,8 @@ export class LineChart {
   trace(context, index, halo) {
     const {plot} = this;
     const values = plot.data[index + 1];
-    for (const [colour, width] of halo ? [[halo, 5], [this.series[index].colour, 3]] : [[this.series[index].colour, 3]]) {
+    const line = [this.series[index].colour, 3];
+    for (const [colour, width] of halo ? [[halo, 5], line] : [line]) {
       context.strokeStyle = context.fillStyle = colour;
       context.lineWidth = width;
       context.beginPath();

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Colour scales that are told apart without colour vision: matplotlib's viridis, and PuOr for what has a sign.
+// Colour scales that also work for colour-blind people: matplotlib's viridis, and PuOr for signed values.
 
 const channels = (text) => text.split(' ').map((hex) => [1, 3, 5].map((at) => parseInt(hex.slice(at, at + 2), 16)));
 const VIRIDIS = channels(
@@ -13,20 +13,20 @@ const ZERO = [190, 190, 190];
 const INFINITE = [240, 59, 32];
 
 function mix(stops, share) {
-  const place = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
-  const left = Math.min(Math.floor(place), stops.length - 2);
-  return [0, 1, 2].map((i) => Math.round(stops[left][i] + (place - left) * (stops[left + 1][i] - stops[left][i])));
+  const position = Math.min(Math.max(share, 0), 1) * (stops.length - 1);
+  const left = Math.min(Math.floor(position), stops.length - 2);
+  return [0, 1, 2].map((i) => Math.round(stops[left][i] + (position - left) * (stops[left + 1][i] - stops[left][i])));
 }
 
 const css = ([red, green, blue]) => `rgb(${red}, ${green}, ${blue})`;
 
-/** The colour of a layer by its depth; the ends that would sink into the ground are left out. */
+/** The colour of a layer by its depth, without the colours that are too close to the background. */
 export function depthColour(row, count, dark) {
   const share = count > 1 ? row / (count - 1) : 0;
   return css(mix(VIRIDIS, dark ? 0.25 + 0.75 * share : 0.9 * share));
 }
 
-/** A scale of values: colour of a number, and what the colour bar shows. */
+/** A scale of values, for the colour of a number and for the colour bar. */
 export function valueScale([low, high], {logarithmic, signed}) {
   if (signed) {
     const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
@@ -37,7 +37,7 @@ export function valueScale([low, high], {logarithmic, signed}) {
   return {low, high, logarithmic, share, stops: VIRIDIS};
 }
 
-/** Red, green, blue of a value, or null where there is none. */
+/** Red, green and blue of a value, or null for nan. */
 export function paint(scale, value) {
   if (Number.isNaN(value)) return null;
   if (!Number.isFinite(value)) return INFINITE;

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Tables from the server, and all that is computed from them; nothing here knows the page.
+// Tables from the server, and everything that is computed from them. Nothing here knows the page.
 
 async function get(route, parameters = {}) {
   const response = await fetch(`./${route}?${new URLSearchParams(parameters)}`);
@@ -7,17 +7,15 @@ async function get(route, parameters = {}) {
   return response.json();
 }
 
-/** Every measure of every run: [{run, prefix, layers, newest}]. */
+/** Every table of every run: [{run, prefix, label, layers, newest}]. */
 export const fetchSeries = async () => (await get('runs')).series;
 
 /** One table: layers × measurements. */
 export const fetchTable = async (run, prefix) => new Table(await get('table', {run, prefix}));
 
 export class Table {
-  constructor({layers, steps, epochs, values}) {
-    this.layers = layers;
-    this.steps = steps;
-    this.epochs = epochs;
+  constructor({label, signed, layers, steps, epochs, values}) {
+    Object.assign(this, {label, signed, layers, steps, epochs});
     const bytes = Uint8Array.from(atob(values), (letter) => letter.charCodeAt(0));
     const view = new DataView(bytes.buffer);
     this.values = Float32Array.from({length: bytes.length / 4}, (_, index) => view.getFloat32(4 * index, true));
@@ -33,18 +31,24 @@ export class Table {
     return this.layers.map((_, row) => this.values[row * this.steps.length + index]);
   }
 
-  /** Epochs where each has one measurement, else steps. */
-  get times() {
-    const rising = this.epochs.every((epoch, i) => epoch !== null && (i === 0 || epoch > this.epochs[i - 1]));
-    return rising ? {name: 'epoch', values: this.epochs} : {name: 'step', values: this.steps};
+  /** Whether no epoch has two measurements. */
+  get hasEpochs() {
+    return this.epochs.every((epoch, i) => epoch !== null && (i === 0 || epoch > this.epochs[i - 1]));
   }
 
-  /** This table against another: common layers and steps, decadic logarithm of the ratio, or the difference. */
-  against(other, logarithmic) {
+  /** The epoch or step of each measurement; `axis` is of `axisOf`. */
+  times(axis) {
+    return axis === 'epoch' ? this.epochs : this.steps;
+  }
+
+  /** The log₁₀ of the ratio of this table to another, or their difference, at the layers and times of both. */
+  against(other, axis, logarithmic) {
     const common = this.layers.filter((layer) => other.rowOf.has(layer));
-    const at = new Map(other.steps.map((step, index) => [step, index]));
-    let columns = this.steps.map((step, index) => [index, at.get(step)]).filter(([, there]) => there !== undefined);
-    // Runs with other batch sizes have no step in common: then the first measurement faces the first.
+    const at = new Map(other.times(axis).map((time, index) => [time, index]));
+    let columns = this.times(axis)
+      .map((time, index) => [index, at.get(time)])
+      .filter(([, there]) => there !== undefined);
+    // If the runs were never measured at the same time, compare their measurements one by one.
     if (!columns.length) columns = this.steps.slice(0, other.steps.length).map((_, index) => [index, index]);
     const result = Object.create(Table.prototype);
     result.layers = common;
@@ -62,6 +66,9 @@ export class Table {
     return result;
   }
 }
+
+/** What tables are drawn over: 'epoch' where none has two measurements in an epoch, else 'step'. */
+export const axisOf = (tables) => (tables.every((table) => table.hasEpochs) ? 'epoch' : 'step');
 
 /** The layers to show, from top to bottom. */
 export function arrange(table, {sort, filter}) {
@@ -84,7 +91,7 @@ export function arrange(table, {sort, filter}) {
   return {layers, error: ''};
 }
 
-/** The exponential moving average that TensorBoard draws, without bias at its beginning. */
+/** TensorBoard's exponential moving average, which has no bias at the start. */
 export function smooth(curve, weight) {
   if (!weight) return curve;
   let [sum, total] = [0, 0];
@@ -142,5 +149,7 @@ export function csv(table, layers) {
   return [head, ...rows].join('\r\n') + '\r\n';
 }
 
-export const readable = (value) =>
-  Number.isFinite(value) ? Number(value.toPrecision(4)).toString() : Number.isNaN(value) ? 'nan' : value > 0 ? 'inf' : '-inf';
+export function readable(value) {
+  if (Number.isFinite(value)) return Number(value.toPrecision(4)).toString();
+  return Number.isNaN(value) ? 'nan' : value > 0 ? 'inf' : '-inf';
+}

@@ -26,9 +26,9 @@ export class Heatmap {
     this.listen();
   }
 
-  /** Show `layers` of `table`; `scale` is of colours.js. */
-  show({table, layers, scale, title, names, dark, height}) {
-    Object.assign(this, {table, layers, scale, names, dark, height});
+  /** Show `layers` of `table` over `axis`; `scale` is of colours.js. */
+  show({table, axis, layers, scale, title, names, dark, height}) {
+    Object.assign(this, {table, axis, layers, scale, names, dark, height});
     this.caption.textContent = title;
     this.canvas.setAttribute(
       'aria-label',
@@ -50,7 +50,7 @@ export class Heatmap {
     this.draw();
   }
 
-  /** Light up a layer, and the column of the selected measurement. */
+  /** Highlight a layer and the column of the selected measurement. */
   mark({hover, column, pins}) {
     Object.assign(this, {hover, column, pins});
     this.draw();
@@ -65,7 +65,7 @@ export class Heatmap {
     return this.canvas.clientWidth || 300;
   }
 
-  /** The shown rows and columns, as fractions of what there is. */
+  /** The visible range of columns and rows. */
   get span() {
     const {x0, x1, y0, y1} = this.view;
     const [columns, rows] = [this.table.steps.length, this.layers.length];
@@ -115,17 +115,18 @@ export class Heatmap {
 
   drawTimes(context, text) {
     const {box, span} = this;
-    const {name, values} = this.table.times;
+    const values = this.table.times(this.axis);
     context.fillStyle = text;
     context.font = '11px Roboto, system-ui, sans-serif';
     context.textAlign = 'center';
     const columnWidth = box.width / (span.right - span.left || 1);
     const every = roundUp(46 / columnWidth);
-    for (let column = Math.ceil(span.left / every) * every; column < Math.min(span.right, values.length); column += every) {
+    const end = Math.min(span.right, values.length);
+    for (let column = Math.ceil(span.left / every) * every; column < end; column += every) {
       const x = box.left + (column + 0.5 - span.left) * columnWidth;
       if (x < box.left + box.width) context.fillText(String(values[column]), x, box.top + box.height + 9);
     }
-    context.fillText(name, box.left + box.width / 2, box.top + box.height + 25);
+    context.fillText(this.axis, box.left + box.width / 2, box.top + box.height + 25);
   }
 
   drawBar(context, text) {
@@ -163,7 +164,7 @@ export class Heatmap {
     context.restore();
   }
 
-  /** The cell under a place on the canvas, or null. */
+  /** The cell at a position on the canvas, or null. */
   at(x, y) {
     const {box, span} = this;
     const across = (x - box.left) / box.width;

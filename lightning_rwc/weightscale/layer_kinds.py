@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What kind of layer each one is: from a module's structure, or from names."""
+"""Find the kind of each layer from the structure of a module or from the layers' names."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,17 +12,19 @@ if TYPE_CHECKING:
 
 
 def layer_kinds(module: "Module", layers: "LayerFilter" = None, group_by: "GroupBy" = None) -> dict[str, str]:
-    """The kinds of the layers of an EfficientNet or its like, found from the module's structure.
+    """Find the kinds of the layers of an EfficientNet, or of a network with similar blocks, from its structure.
 
-    A convolution inside a module whose class name has "SqueezeExcit" is ``"squeeze-excite"``; one with as many groups
-    as input channels, more than one, is ``"depth-wise"``. A depth-wise convolution's block is the smallest module that
-    also holds a 1×1 convolution; such a one is ``"point-wise"`` before it and ``"point-wise-linear"`` after it. What
-    remains (stem, head, classifier, blocks without a depth-wise convolution) is ``"other"``.
+    - ``"squeeze-excite"``: a convolution inside a module with "SqueezeExcit" in its class name.
+    - ``"depth-wise"``: a convolution with as many groups as input channels, and more than one.
+    - ``"point-wise"`` and ``"point-wise-linear"``: a 1×1 convolution before and after the depth-wise convolution of its
+      block. The block is the smallest module around the depth-wise convolution that holds a 1×1 convolution too.
+    - ``"other"``: the rest, such as stem, head, classifier, and blocks without a depth-wise convolution.
 
     Args:
-        module: for example torchvision's or timm's ``efficientnet_b0``, or a LightningModule around one.
-        layers: which parameters are tracked, as for :class:`~lightning_rwc.RWCCallback`, so that names are its names.
-        group_by: how they form layers, as there; a layer of several kinds is ``"other"``.
+        module: for example ``efficientnet_b0`` of torchvision or timm, or a LightningModule that holds it.
+        layers: which parameters are tracked, as for :class:`~lightning_rwc.RWCCallback`. Pass the callback's value to
+            get the callback's names.
+        group_by: how parameters form layers, as for the callback. A layer of several kinds is ``"other"``.
 
     Returns:
         Layer name to kind, in definition order.
@@ -59,11 +61,15 @@ def layer_kinds(module: "Module", layers: "LayerFilter" = None, group_by: "Group
 
 
 def kinds_by_pattern(layers: Sequence[str], patterns: Mapping[str, str]) -> dict[str, str]:
-    r"""The kinds of layers by their names, where there is no module to ask.
+    r"""Find the kinds of layers from their names, without the module.
 
     Args:
         layers: names of layers.
-        patterns: regular expression to kind; the first that is found in a name wins, and without any it is ``"other"``.
+        patterns: regular expression to kind. The first expression that matches anywhere in a name decides. A layer that
+            none matches is ``"other"``.
+
+    Returns:
+        Layer name to kind.
 
     Raises:
         ValueError: if a regular expression is invalid.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Curves from files: ours, and plain tables that somebody else wrote."""
+"""Read curves from files: histories of this package, and plain CSV tables."""
 
 import csv
 import re
@@ -16,28 +16,36 @@ Table: TypeAlias = npt.NDArray[np.float64]
 
 _LAYERS_ARE_ROWS = {"layer", "layers", "name", "parameter", "module"}
 _LAYERS_ARE_COLUMNS = {"epoch", "step", "measurement", "iteration", "batch", "time"}
-# A number alone must be whole: in a table without times, the first column is values.
+# Whole numbers only: in a table without times, the first column holds values such as 0.5.
 _TIME = re.compile(rf"(?:(?:{'|'.join(_LAYERS_ARE_COLUMNS)})[ _.:-]*)?\d+", re.IGNORECASE)
 
 
 def read_curves(path: str | PathLike[str]) -> RWCHistory:
     """Read curves from a file that :meth:`RWCHistory.save` wrote, or from a plain CSV table.
 
-    In a plain table layers are columns or rows. The first cell decides (``layer`` and the like, or ``epoch`` and the
-    like); where it says nothing, it is the side whose labels are not numbered times (``3``, ``epoch_3``). A table may
-    also have a header of layers and no column of times. Its measurements are counted from 0, as epochs and as steps.
+    A plain table has its layers as columns or as rows. The first cell decides which: ``layer`` or a similar word heads
+    rows of layers, ``epoch`` or a similar word heads columns of layers. With any other first cell, the layers are on
+    the side whose labels are not numbered times (``3``, ``epoch_3``). A table may also have a header of layers and no
+    column of times. Measurements of a plain table are counted from 0; the count is both their epoch and their step.
     Blank cells are ``nan``.
 
+    Args:
+        path: a file on this machine.
+
+    Returns:
+        The curves.
+
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is broken, a folder, or something else; the message says which file and what.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if ``path`` is a folder, or a file without a table that can be read. The message names the file and
+            the problem.
 
     """
     path = Path(path)
     if path.is_dir():
         tables = [file.name for file in sorted(path.iterdir()) if file.suffix in (".csv", ".parquet", ".npz")]
-        there = f"it has {', '.join(tables[:5])}" if tables else "it has no .csv, .parquet or .npz"
-        raise ValueError(f"{path} is a folder, but curves are read from files: name them one by one ({there}).")
+        there = f"Name its files one by one: {', '.join(tables[:5])}" if tables else "It has no .csv, .parquet or .npz"
+        raise ValueError(f"{path} is a folder, not a file of curves. {there}.")
     if path.suffix != ".csv" or not path.is_file():
         return RWCHistory.load(path)
     try:
@@ -54,7 +62,7 @@ def read_curves(path: str | PathLike[str]) -> RWCHistory:
 
 def _plain(rows: list[list[str]]) -> tuple[list[str], Table]:
     if len(rows) < 2 or len(rows[0]) < 2:
-        raise ValueError("it must have a header, a row below it, and two columns or more, separated by commas")
+        raise ValueError("it needs a header, at least one row below it, and at least two columns separated by commas")
     for number, row in enumerate(rows, start=1):
         if len(row) != len(rows[0]):
             raise ValueError(f"row {number} has {len(row)} cells, but the header has {len(rows[0])}")
@@ -69,10 +77,11 @@ def _plain(rows: list[list[str]]) -> tuple[list[str], Table]:
         layers, table = header, _numbers(rows, first=0)
     else:
         raise ValueError(
-            f"whether layers are rows or columns is unclear: its first cell, {header[0]!r}, must be 'layer' or 'epoch'"
+            f"its first cell, {header[0]!r}, does not say whether rows or columns are layers. Write 'layer' there if "
+            "rows are, 'epoch' if columns are"
         )
     if repeated := [layer for layer in layers if layers.count(layer) > 1]:
-        raise ValueError(f"the layer {repeated[0]!r} is there more than once")
+        raise ValueError(f"it has the layer {repeated[0]!r} more than once")
     return layers, table
 
 

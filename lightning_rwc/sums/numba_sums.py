@@ -1,33 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The sums of tensors on the CPU, compiled by Numba: each weight is read once, before and after, and written once."""
+"""Sums on the CPU, compiled by Numba: every weight is read once, before and after, and written once."""
 
 import ctypes
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lightning_rwc.functional import Norm
-from lightning_rwc.numba_kernel import worker
+from lightning_rwc.norms import Norm
+from lightning_rwc.sums.numba_kernel import worker
 
 _Numbers: TypeAlias = npt.NDArray[np.int64]
 
-# Half precision is unknown to NumPy or to Numba on the CPU: it travels as integers of its bits.
+# NumPy has no bfloat16 and Numba no float16 on the CPU, so these travel as integers with the same bits.
 _CARRIERS: dict[torch.dtype, Any] = {
     torch.float64: np.float64,
     torch.float32: np.float32,
     torch.bfloat16: np.int16,
     torch.float16: np.uint16,
 }
-# Elements that a thread takes at a time.
+# Elements of a task.
 _TASK = 2**18
-# Threads of our own: for how many bunches of tasks it is worth starting another, and when they but wait for memory.
+# Threads of our own: how many bunches of tasks are worth another thread, and beyond how many they only wait for memory.
 _PER_THREAD = 32
 _MOST_THREADS = 16
 
@@ -35,19 +35,19 @@ _MOST_THREADS = 16
 def prepare_sums(previous: Sequence[Tensor], current: Sequence[Tensor]) -> Callable[[Norm, bool], Tensor]:
     """As :func:`lightning_rwc.sums.prepare_sums`, for tensors of 16, 32 or 64 bits on the CPU.
 
-    Where precisions differ, ``previous`` has 32 bits at least.
+    Where the dtypes of a pair differ, the earlier values have at least 32 bits.
 
     """
-    tensors = [*zip(previous, current, strict=True)]
+    pairs = [*zip(previous, current, strict=True)]
     kinds: dict[tuple[torch.dtype, torch.dtype], list[int]] = {}
-    for index, (p, c) in enumerate(tensors):
+    for index, (p, c) in enumerate(pairs):
         kinds.setdefault((p.dtype, c.dtype), []).append(index)
-    jobs = [(indices, _Job(*kind, [tensors[index] for index in indices])) for kind, indices in kinds.items()]
+    jobs = [(indices, _Job(*kind, [pairs[index] for index in indices])) for kind, indices in kinds.items()]
 
     def sums(norm: Norm, advance: bool) -> Tensor:
-        total = np.empty((len(tensors), 3))
+        total = np.empty((len(pairs), 3))
         for indices, job in jobs:
-            total[indices] = job.run(get_args(Norm).index(norm), advance)
+            total[indices] = job.run(norm, advance)
         return torch.from_numpy(total.T.copy())
 
     return sums
@@ -57,28 +57,28 @@ class _Job:
     """Pairs of tensors of the same two types, cut into tasks."""
 
     def __init__(self, before: torch.dtype, after: torch.dtype, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
-        # While this lives so do the tensors, of which tasks have but the addresses.
+        # Tasks have addresses only, so the tensors must live as long as this.
         self._pairs = pairs
-        self._work = worker(_CARRIERS[before], _CARRIERS[after])
+        self._carriers = _CARRIERS[before], _CARRIERS[after]
         tasks = [_tasks(*pair) for pair in pairs]
         self._firsts = np.cumsum([0, *map(len, tasks[:-1])])
         self._tasks: _Numbers = np.concatenate(tasks)
-        # Neighbouring tasks go together until they are worth the counting.
+        # Small neighbouring tasks form one bunch, so that counting bunches costs little.
         ends = np.flatnonzero(np.diff(np.cumsum(self._tasks[:, 2]) // _TASK)) + 1
         self._ends: _Numbers = np.array([0, *ends, len(self._tasks)])
 
-    def run(self, norm: int, advance: bool) -> npt.NDArray[np.float64]:
+    def run(self, norm: Norm, advance: bool) -> npt.NDArray[np.float64]:
         """The sums of every pair, of shape ``(pairs, 3)``."""
+        work = worker(*self._carriers, norm)
         sums = np.empty((len(self._tasks), 3))
         bunches = len(self._ends) - 1
-        job = np.array(
-            [0, bunches, self._ends.ctypes.data, self._tasks.ctypes.data, sums.ctypes.data, norm, advance], np.int64
-        )
+        addresses = [numbers.ctypes.data for numbers in (self._ends, self._tasks, sums)]
+        job = np.array([0, bunches, *addresses, advance], np.int64)
         if bunches == 1 or torch.get_num_threads() == 1:
-            self._work.ctypes(job.ctypes.data)
+            work.ctypes(job.ctypes.data)
         else:
-            _run_in_threads(self._work, job)
-        # In the order of tasks, whatever thread took them.
+            _run_in_threads(work, job)
+        # In the order of tasks, whichever thread took them.
         return np.add.reduceat(sums, self._firsts)
 
 
@@ -90,10 +90,11 @@ def _tasks(previous: Tensor, current: Tensor) -> _Numbers:
 
 @cache
 def _openmp() -> Any:
-    """How compiled code enters a parallel region of GNU's OpenMP, or None where PyTorch does not bring that.
+    """How compiled code enters a parallel region of GNU's OpenMP, or None if PyTorch does not bring that library.
 
-    It is meant for compilers, but its form is fixed as they have to rely on it. There is no other way to PyTorch's own
-    threads, and beside those, which spin for a while after each operation, others wait for a core.
+    The function is meant for compilers. Its form is fixed because they rely on it. It is the only way to run in
+    PyTorch's own threads. Those spin for a while after each operation, and other threads would wait for their cores:
+    `python -m tests.benchmarks --only threads` shows what this buys.
 
     """
     function = getattr(ctypes.CDLL(None), "GOMP_parallel", None) if sys.platform == "linux" else None
@@ -104,13 +105,13 @@ def _openmp() -> Any:
 
 def _run_in_threads(work: Any, job: _Numbers) -> None:
     if openmp := _openmp():
-        # As many as PyTorch takes: fewer would end the others.
+        # As many as PyTorch uses. With fewer, OpenMP would end the others.
         openmp(work.address, job.ctypes.data, torch.get_num_threads(), 0)
         return
     helpers = max(min(torch.get_num_threads(), _MOST_THREADS, int(job[1]) // _PER_THREAD) - 1, 0)
     with ThreadPoolExecutor(max(helpers, 1)) as pool:
         futures = [pool.submit(work.ctypes, job.ctypes.data) for _ in range(helpers)]
-        # This thread works too: the others may have to wait for a core.
+        # This thread works too, because the others may have to wait for a core.
         work.ctypes(job.ctypes.data)
         for future in futures:
             future.result()

@@ -2,6 +2,8 @@
 # mypy: ignore-errors
 """What Numba compiles: functions of memory addresses."""
 
+import inspect
+import zlib
 from functools import cache
 
 import numba
@@ -10,13 +12,13 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload
 
-# Sums may be taken in any order; nan and inf stay what they are.
-_FASTMATH = {"reassoc", "nsz", "contract", "arcp"}
-# One function to compile is one order of summation: several, each cached, were joined to other code when they came from
-# the cache than when they had just been compiled, and a resumed history would differ in its last bit.
-_inlined = numba.njit(inline="always", fastmath=_FASTMATH)
+from lightning_rwc import norms
 
-_LARGEST = np.finfo(np.float64).max
+# Sums may be taken in any order. nan and inf keep their meaning.
+_FASTMATH = {"reassoc", "nsz", "contract", "arcp"}
+# Everything is inlined into one function. Several functions, each cached, sum in another order when they come from the
+# cache than when they have just been compiled, and a resumed history would differ in its last bit.
+_inlined = numba.njit(inline="always", fastmath=_FASTMATH)
 
 
 @intrinsic
@@ -29,7 +31,7 @@ def _pointer(typing_context, address):
 
 @intrinsic
 def _count_up(typing_context, address):
-    """Add one to the int64 number at ``address``, at once for all threads; what it was before."""
+    """Add one to the int64 number at ``address``, atomically, and return what it was before."""
 
     def code(context, builder, signature, arguments):
         number = builder.bitcast(arguments[0], ir.IntType(64).as_pointer())
@@ -79,72 +81,61 @@ def _carried_like(carrier, like):
     return lambda carrier, like: _number(carrier)
 
 
-# All arithmetic is float64: a CPU core still waits for memory most of the time.
+def _terms(norm, change, size):
+    """The terms of an element for ``norm``."""
+
+
+@overload(_terms, prefer_literal=True)
+def _terms_of(norm, change, size):
+    terms = numba.njit(
+        norms.definition(norm.literal_value.partition(" ")[0]).terms, error_model="numpy", fastmath=_FASTMATH
+    )
+    return lambda norm, change, size: terms(change, size)
+
+
+# A core still waits for memory most of the time, though all arithmetic is float64.
 @_inlined
-def _l1(p, c, advance):
-    numerator = denominator = 0.0
+def _sums(p, c, norm, advance):
+    numerator = denominator = total = 0.0
     for i in range(len(p)):
-        x, y = np.float64(_number(p[i])), np.float64(_number(c[i]))
-        numerator += abs(y - x)
-        denominator += abs(x)
+        before, after = np.float64(_number(p[i])), np.float64(_number(c[i]))
+        change = abs(after - before)
+        numerators, denominators = _terms(norm, change, abs(before))
+        numerator += numerators
+        denominator += denominators
+        total += change
         if advance:
             p[i] = _carried(c[i], p[i])
-    return numerator, denominator, numerator
-
-
-@_inlined
-def _l2(p, c, advance):
-    numerator = denominator = 0.0
-    for i in range(len(p)):
-        x, y = np.float64(_number(p[i])), np.float64(_number(c[i]))
-        numerator += (y - x) * (y - x)
-        denominator += x * x
-        if advance:
-            p[i] = _carried(c[i], p[i])
-    return numerator, denominator, numerator
-
-
-@_inlined
-def _elementwise(p, c, advance):
-    numerator = denominator = moved = 0.0
-    for i in range(len(p)):
-        x, y = np.float64(_number(p[i])), np.float64(_number(c[i]))
-        change = abs(y - x)
-        zero = x == 0
-        # What is left out of the mean must still show when it is not finite.
-        numerator += (0.0 if change <= _LARGEST else np.nan) if zero else change / abs(x)
-        denominator += 0.0 if zero else 1.0
-        moved += 1.0 if zero and change != 0 else 0.0
-        if advance:
-            p[i] = _carried(c[i], p[i])
-    return numerator, denominator, moved
+    return numerator, denominator, total
 
 
 @cache
-def worker(before, after):
-    """A function of C that sums tasks, in as many threads at a time as call it.
+def worker(before, after, norm):
+    """Compile a C function that sums tasks. Any number of threads may call it at the same time.
 
     Args:
-        before: the NumPy type of what tasks have before.
-        after: and of what they have after.
+        before: the NumPy type of a task's earlier values.
+        after: the NumPy type of its present values.
+        norm: the norm.
 
     Returns:
-        A function of the address of int64 numbers:
+        A function of the address of these int64 numbers:
 
-        1. the number of bunches of tasks that have been begun, which is counted up
+        1. how many bunches of tasks have begun; the function counts it up
         2. the number of bunches
-        3. the address of their ends, as numbers of tasks, from the 0 of what is before the first bunch
-        4. the address of the tasks: an address before, an address after, and a number of elements
-        5. the address of the sums, three float64 numbers a task: written to
-        6. 0 for l1, 1 for l2, 2 for elementwise
-        7. whether to write what is after to before
+        3. the address of the bunches' ends: 0, then for each bunch the number of tasks up to its end
+        4. the address of the tasks: each has an address of earlier values, one of present values, and their number
+        5. the address of the results: three float64 numbers for each task
+        6. whether to overwrite earlier values with present ones
 
     """
+    # Numba keeps compiled code in files, and would not notice that a definition has changed.
+    key = f"{norm} {zlib.crc32(inspect.getsource(norms).encode())}"
 
-    @numba.cfunc(types.void(types.voidptr), cache=True, fastmath=_FASTMATH)
+    @numba.cfunc(types.void(types.voidptr), cache=True, fastmath=_FASTMATH, error_model="numpy")
     def work(address):
-        job = numba.carray(address, 7, np.int64)
-        bunches, norm, advance = job[1], job[5], job[6] != 0
+        job = numba.carray(address, 6, np.int64)
+        bunches, advance = job[1], job[5] != 0
         ends = numba.carray(_pointer(job[2]), bunches + 1, np.int64)
         tasks = numba.carray(_pointer(job[3]), (ends[bunches], 3), np.int64)
         sums = numba.carray(_pointer(job[4]), (ends[bunches], 3), np.float64)
@@ -153,12 +144,7 @@ def worker(before, after):
             for task in range(ends[bunch], ends[bunch + 1]):
                 p = numba.carray(_pointer(tasks[task, 0]), tasks[task, 2], before)
                 c = numba.carray(_pointer(tasks[task, 1]), tasks[task, 2], after)
-                if norm == 0:
-                    sums[task] = _l1(p, c, advance)
-                elif norm == 1:
-                    sums[task] = _l2(p, c, advance)
-                else:
-                    sums[task] = _elementwise(p, c, advance)
+                sums[task] = _sums(p, c, key, advance)
             bunch = _count_up(address)
 
     return work

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The announcer: it tells loggers and monitors of each measurement, and warns the user."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+
+from lightning_rwc.depth import depth_correlation
+from lightning_rwc.history import RWCHistory
+from lightning_rwc.loggers import LoggerOutput
+from lightning_rwc.measure_tables import MeasureTables
+from lightning_rwc.metric import Measurement
+from lightning_rwc.options import check_heatmap, check_prefix
+from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
+from lightning_rwc.tags import Tags
+
+# Pictures take at most this fraction of the time, however short epochs are.
+_PICTURE_SHARE = 1 / 400
+
+
+class Announcer:
+    """Tells a Trainer's loggers, and callbacks that monitor its metrics, of each measurement.
+
+    Args:
+        prefix: the start of all tags.
+        heatmap: when pictures are drawn, see :class:`~lightning_rwc.RWCCallback`.
+
+    Raises:
+        TypeError: if ``heatmap`` is neither a bool nor an int.
+        ValueError: if ``heatmap`` is below 1, or ``prefix`` is blank.
+
+    """
+
+    def __init__(self, prefix: str, heatmap: bool | int) -> None:
+        check_heatmap(heatmap)
+        check_prefix(prefix)
+        self._tags = Tags(prefix)
+        self._heatmap = heatmap
+        self._output = LoggerOutput()
+        self._written: dict[str, torch.Tensor] = {}
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with a new history."""
+        self._drawn = 0
+        self._next_picture = -math.inf
+        self._warned: set[str] = set()
+        self._foreign: set[str] = set()
+        self._output.restart()
+
+    def measurement(
+        self, trainer: Trainer, history: RWCHistory, measures: MeasureTables, measurement: Measurement | None
+    ) -> None:
+        """Announce a measurement.
+
+        Args:
+            trainer: the Trainer.
+            history: the table of relative weight change.
+            measures: the tables of the further measures.
+            measurement: the newest measurement, or None if it failed.
+
+        """
+        self._warn_of_doubts(history, measurement)
+        step = history.steps[-1]
+        row, total = history.newest(), math.nan
+        if measurement is not None and measurement.values:
+            row, total = measurement.values, measurement.total
+        scalars = {self._tags.layer(layer): value for layer, value in row.items()}
+        scalars |= {
+            self._tags.total: total,
+            self._tags.depth_correlation: depth_correlation([*row.values()]),
+            self._tags.epoch: history.epochs[-1],
+        }
+        for measure, table in measures:
+            tags = self._tags.measure(measure.name)
+            scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
+        self._find_foreign(trainer, [*scalars, *self._picture_tags(measures)])
+        scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
+        tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
+        self._written |= zip(scalars, tensors, strict=True)
+        trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
+        self._output.scalars(trainer.loggers, scalars, step)
+        if trainer.is_global_zero and self._tags.epoch not in self._foreign:
+            quantities = {tags.prefix: quantity for tags, _, quantity in self._tables(history, measures)}
+            layers = [layer for layer in history.layers if self._tags.layer(layer) not in self._foreign]
+            self._output.contents(trainer.loggers, self._tags, layers, quantities, step)
+
+        fresh = len(history) - self._drawn
+        if self._heatmap is True:
+            due = fresh >= max(self._drawn // 10, 1) and time.monotonic() >= self._next_picture
+        else:
+            due = bool(self._heatmap) and fresh >= self._heatmap
+        if due:
+            self.pictures(trainer, history, measures)
+
+    def _warn_of_doubts(self, history: RWCHistory, measurement: Measurement | None) -> None:
+        if measurement is None:
+            return
+        step, values = history.steps[-1], measurement.values
+        if (layer := next((layer for layer, value in values.items() if math.isnan(value)), None)) is not None:
+            failed = measurement.spans_ranks and all(map(math.isnan, values.values()))
+            other = ", or another rank failed to measure it" if failed else ""
+            self._warn_once(
+                "non-finite",
+                f"Layer {layer!r} has a weight that is nan, infinite or too large to sum at step {step}{other}. Its "
+                "relative weight change is nan as long as this lasts. Other layers are measured as before. This "
+                "warning appears once per run.",
+            )
+        if layers := measurement.unreliable:
+            more = f" and {len(layers) - 5} more" if len(layers) > 5 else ""
+            self._warn_once(
+                "unreliable",
+                f"`max_elements` samples too few elements of {', '.join(map(repr, layers[:5]))}{more}. At step {step} "
+                "a few of the sampled ones carry most of the change. The estimates may be further off than twice "
+                "their standard errors. Choose a larger `max_elements`. This warning appears once per run.",
+            )
+
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            rank_zero_warn(message)
+
+    def pictures(self, trainer: Trainer, history: RWCHistory, measures: MeasureTables) -> None:
+        """Show the pictures to the loggers that can show them, unless these have the newest ones."""
+        if not self._heatmap or self._drawn == len(history) or not trainer.is_global_zero:
+            return
+        loggers = self._output.showing_pictures(trainer.loggers)
+        if not loggers:
+            return
+        self._drawn = len(history)
+        start = time.monotonic()
+        with self._output.survive("drawing the pictures"):
+            from lightning_rwc.plotting import to_image
+
+            pictures = {}
+            for tags, table, quantity in self._tables(history, measures):
+                for tag, plot in ((tags.heatmap, table.plot_heatmap), (tags.curves, table.plot_curves)):
+                    if tag not in self._foreign:
+                        pictures[tag] = to_image(plot(quantity))
+            self._output.pictures(loggers, pictures, history.steps[-1])
+        now = time.monotonic()
+        self._next_picture = now + (now - start) / _PICTURE_SHARE
+
+    def _tables(self, history: RWCHistory, measures: MeasureTables) -> Iterator[tuple[Tags, RWCHistory, Quantity]]:
+        yield self._tags, history, RELATIVE_WEIGHT_CHANGE
+        for measure, table in measures:
+            yield self._tags.measure(measure.name), table, measure.quantity
+
+    def _picture_tags(self, measures: MeasureTables) -> list[str]:
+        every = [self._tags, *(self._tags.measure(measure.name) for measure, _ in measures)]
+        return [tag for tags in every for tag in (tags.heatmap, tags.curves)] if self._heatmap else []
+
+    def _find_foreign(self, trainer: Trainer, tags: Sequence[str]) -> None:
+        # A metric under one of our tags that we did not write is somebody else's. Every rank looks it up here, because
+        # reading a Trainer's metrics may reduce them over all ranks.
+        metrics = trainer.callback_metrics
+        foreign = [tag for tag in tags if tag in metrics and metrics[tag] is not self._written.get(tag)]
+        if fresh := [tag for tag in foreign if tag not in self._foreign]:
+            more = f" and {len(fresh) - 3} more" if len(fresh) > 3 else ""
+            rank_zero_warn(
+                f"`prefix={self._tags.prefix!r}` of RWCCallback gives tags that something else logs too: "
+                f"{', '.join(map(repr, fresh[:3]))}{more}. The callback leaves these metrics alone and does not log "
+                "them; its history is complete. To log both, choose another `prefix` or rename the metric."
+            )
+        self._foreign.update(foreign)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of the options that the callback, the metric and the commands share."""
+
+from typing import Literal, TypeAlias, get_args
+
+from lightning_rwc.norms import definition
+
+RelativeTo: TypeAlias = Literal["previous", "initial"]
+
+
+def check_norm(norm: str) -> None:
+    """Raise ``ValueError`` unless ``norm`` is defined."""
+    definition(norm)
+
+
+def check_relative_to(relative_to: str) -> None:
+    """Raise ``ValueError`` unless ``relative_to`` is ``"previous"`` or ``"initial"``."""
+    if relative_to not in get_args(RelativeTo):
+        known = ", ".join(map(repr, get_args(RelativeTo)))
+        raise ValueError(f"`relative_to` must be one of {known}, but got {relative_to!r}.")
+
+
+def check_count(name: str, value: int) -> None:
+    """Raise unless ``value``, the argument ``name``, is an int of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"`{name}` must be an int, but got {value!r}.")
+    if value < 1:
+        raise ValueError(f"`{name}` must be at least 1, but got {value}.")
+
+
+def check_max_elements(max_elements: int | None, norm: str) -> None:
+    """Raise unless ``max_elements`` is None, or a number of elements from which ``norm`` can be estimated."""
+    if max_elements is None:
+        return
+    if isinstance(max_elements, bool) or not isinstance(max_elements, int):
+        raise TypeError(f"`max_elements` must be None or an int, but got {max_elements!r}.")
+    if max_elements < 256:
+        raise ValueError(
+            f"`max_elements` must be at least 256, but got {max_elements}. Estimates from fewer elements are too far "
+            "off. 65536 elements give a standard error of about half a percent."
+        )
+    if definition(norm).is_mean:
+        raise ValueError(
+            f"`max_elements={max_elements}` does not work with `norm={norm!r}`. A few weights near zero carry that "
+            "mean, and a sample misses them. Choose `norm='l1'` or `norm='l2'`, or leave out `max_elements`."
+        )
+
+
+def check_snapshot_device(snapshot_device: str | None) -> None:
+    """Raise ``ValueError`` unless ``snapshot_device`` is None or the CPU."""
+    if snapshot_device not in (None, "cpu"):
+        raise ValueError(
+            f"`snapshot_device` must be None, for the device of the model, or 'cpu', but got {snapshot_device!r}."
+        )
+
+
+def check_prefix(prefix: str) -> None:
+    """Raise ``ValueError`` unless ``prefix`` is a string that is not blank."""
+    if not isinstance(prefix, str) or not prefix.strip():
+        raise ValueError(f"`prefix` must be a string that is not blank, such as 'rwc', but got {prefix!r}.")
+
+
+def check_heatmap(heatmap: bool | int) -> None:
+    """Raise unless ``heatmap`` is a bool, or an int of at least 1."""
+    if not isinstance(heatmap, bool):
+        check_count("heatmap", heatmap)

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The plan of a measurement: what is worked out once, and holds while all parameters stay where they are."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Parameter
+
+from lightning_rwc.baseline import Baseline
+from lightning_rwc.functional import Sums
+from lightning_rwc.layers import Layers
+from lightning_rwc.norms import Norm
+from lightning_rwc.sampling import SampleSums
+from lightning_rwc.shards import local
+from lightning_rwc.sums import PreparedSums, prepare_sums
+
+
+class Plan:
+    """How to measure layers.
+
+    Args:
+        layers: the present parameters.
+        locations: where they are, see :func:`location`.
+        order: the names of all layers that have a column.
+        baselines: parameter name to baseline; parameters without one are not measured.
+        sampled: whether sums have the rows of :class:`~lightning_rwc.sampling.SampleSums`.
+        spans_ranks: whether the sums of all ranks will be added up.
+
+    """
+
+    def __init__(
+        self,
+        layers: Layers,
+        locations: list[Any],
+        order: Sequence[str],
+        baselines: Mapping[str, Baseline],
+        *,
+        sampled: bool,
+        spans_ranks: bool,
+    ) -> None:
+        self._layers, self._locations = layers, locations
+        measured = [{n: p for n, p in layers.get(layer, {}).items() if n in baselines} for layer in order]
+        pairs = [(baselines[n], local(p.detach())) for parameters in measured for n, p in parameters.items()]
+        self.elements = {
+            layer: sum(parameter.numel() for parameter in parameters.values())
+            for layer, parameters in zip(order, measured, strict=True)
+            if parameters
+        }
+        """How many elements each measured layer has."""
+        self.is_complete = len(pairs) == len(locations)
+        """Whether all parameters have a baseline."""
+        self._counts = [len(parameters) for parameters in measured]
+        self._rows = len(SampleSums._fields if sampled else Sums._fields)
+        self._exact = [(baseline, part) for baseline, part in pairs if baseline.sample is None]
+        self._sampled = [(baseline, baseline.sample, part) for baseline, part in pairs if baseline.sample is not None]
+        order_of_sums = sorted(range(len(pairs)), key=lambda index: pairs[index][0].sample is not None)
+        self._order = torch.tensor(order_of_sums).argsort() if self._sampled else None
+        shares = [baseline.share for baseline, _ in pairs] if spans_ranks else []
+        self._shares = torch.tensor(shares, dtype=torch.float64) if set(shares) - {1.0} else None
+        views = [baseline.view(part) for baseline, part in self._exact]
+        # Weights with gaps in memory have no view in one dimension. They are copied for the time of each measurement.
+        seen_in_place = all(_shares_memory(view, part) for view, (_, part) in zip(views, self._exact, strict=True))
+        self._prepared = self._prepare(views) if seen_in_place else None
+
+    def fits(self, layers: Layers, locations: list[Any]) -> bool:
+        """Whether the plan is for these parameters, and they are still where they were."""
+        return self._layers is layers and self._locations == locations
+
+    def run(self, norm: Norm, advance: bool) -> Tensor:
+        """This rank's sums of every layer, of shape ``(rows, layers)``, in the order of construction."""
+        sums = self._sums_of_parameters(norm, advance)
+        if all(count == 1 for count in self._counts):
+            return sums
+        return torch.stack([columns.sum(1) for columns in sums.split(self._counts, dim=1)], dim=1)
+
+    def _sums_of_parameters(self, norm: Norm, advance: bool) -> Tensor:
+        columns = []
+        if self._exact:
+            prepared = self._prepared or self._prepare([baseline.view(part) for baseline, part in self._exact])
+            sums = prepared(norm, advance)
+            columns.append(torch.cat((sums, sums.new_zeros(self._rows - len(sums), sums.shape[1]))))
+        for baseline, sample, part in self._sampled:
+            now = baseline.view(part)
+            sums = sample.estimate(baseline.values.to(now.device), now, norm)[:, None]
+            columns.append(sums.to(columns[0].device) if columns else sums)
+            if advance:
+                baseline.values.copy_(now)
+        if not columns:
+            return torch.zeros(self._rows, 0)
+        joined = torch.cat(columns, dim=1)
+        if self._order is not None:
+            self._order = self._order.to(joined.device)
+            joined = joined[:, self._order]
+        if self._shares is not None:
+            self._shares = self._shares.to(joined)
+            joined = joined * self._shares
+        return joined
+
+    def _prepare(self, views: Sequence[Tensor]) -> PreparedSums:
+        return prepare_sums([baseline.values for baseline, _ in self._exact], views)
+
+
+def location(parameter: Tensor) -> Any:
+    """Where this rank's part of ``parameter`` is in memory. A plan holds as long as all locations stay equal."""
+    if type(parameter) is not Parameter:
+        parameter = local(parameter)
+        if type(parameter) is not Tensor:
+            return object()  # equal to no other location
+    # Addresses differ between devices.
+    return parameter.data_ptr(), parameter.dtype, parameter.shape, parameter.is_contiguous()
+
+
+def _shares_memory(view: Tensor, tensor: Tensor) -> bool:
+    return type(tensor) is Tensor and view.untyped_storage().data_ptr() == tensor.untyped_storage().data_ptr()

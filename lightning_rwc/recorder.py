@@ -1,0 +1,111 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The recorder: it measures a module, and writes the rows of all tables."""
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+from warnings import warn
+
+from torch.nn import Module
+
+from lightning_rwc.cadence import Cadence
+from lightning_rwc.history import RWCHistory
+from lightning_rwc.interrupts import signals_held
+from lightning_rwc.measure_tables import MeasureTables
+from lightning_rwc.measures import Measure
+from lightning_rwc.metric import Measurement, RelativeWeightChange
+from lightning_rwc.shards import rank
+
+
+class Recorder:
+    """Keeps the tables of a run.
+
+    Args:
+        measures: see :class:`~lightning_rwc.RWCCallback`.
+
+    """
+
+    def __init__(self, measures: Sequence[str | Measure]) -> None:
+        self.measures = MeasureTables(measures)
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin with new tables and no metric."""
+        self.history = RWCHistory()
+        self.measures.clear()
+        self.metric: RelativeWeightChange | None = None
+        """What measures relative weight change, or None if nothing can be measured."""
+        self._warned = False
+
+    def measure(self, module: Module, cadence: Cadence) -> Measurement | None:
+        """Measure ``module`` and write a row. If :attr:`metric` spans ranks, this is a collective.
+
+        It never raises an error of its own. If a measurement fails, its row is ``nan``, and the first failure is
+        reported.
+
+        Args:
+            module: the module that :attr:`metric` is for.
+            cadence: it knows the epoch and the step.
+
+        Returns:
+            The measurement, or None if it failed.
+
+        """
+        metric = self.metric
+        assert metric is not None
+        try:
+            # Measures are the user's code and may be interrupted, because nothing has changed yet.
+            further = self.measures.rows(partial(metric.tracked, module))
+            with signals_held():
+                self.begin_row(cadence, further)
+                metric.measure(module)
+                if not metric.spans_ranks:
+                    metric.reduce()
+                    return self._fill_row(metric)
+            # Signals are not held here, so that Ctrl-C can end the wait for a rank that has died.
+            metric.reduce()
+            with signals_held():
+                return self._fill_row(metric)
+        except Exception as error:
+            if not self.history.layers:
+                self.history.amend(dict.fromkeys(metric.layers, math.nan))  # monitors need their keys
+            if not self._warned:
+                self._warned = True
+                warn(
+                    f"A measurement of relative weight change failed on rank {rank()} with {type(error).__name__}: "
+                    f"{error}. The row of epoch {cadence.epoch} is nan. Training continues, and further failures are "
+                    "not reported.",
+                    stacklevel=2,
+                )
+            return None
+
+    def begin_row(self, cadence: Cadence, further: Mapping[str, Mapping[str, float]]) -> None:
+        """Begin the row of a measurement in each table. Relative weight change is ``nan`` until it is known.
+
+        Args:
+            cadence: it knows the epoch and the step.
+            further: the values of the further measures, see :meth:`MeasureTables.rows`.
+
+        """
+        self.history.record(cadence.epoch, cadence.step, {})
+        self.measures.record(further, cadence.epoch, cadence.step)
+        cadence.measured()
+
+    def _fill_row(self, metric: RelativeWeightChange) -> Measurement:
+        measurement = metric.fetch()
+        self.history.amend(measurement.values, measurement.standard_errors)
+        return measurement
+
+    def state_dict(self) -> dict[str, Any]:
+        """The tables, and the names of the layers, for a checkpoint."""
+        return {
+            "tracked": list(self.metric.layers) if self.metric is not None else [],
+            "history": self.history.state_dict(),
+            "measures": self.measures.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore the tables of a checkpoint."""
+        self.history = RWCHistory.from_state_dict(state["history"])
+        self.measures.load_state_dict(state["measures"])
