@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every way of summing beside float64 NumPy."""
+
+import warnings
+from contextlib import ExitStack, nullcontext
+from unittest.mock import patch
+
+import numpy as np
+import torch
+
+from lightning_rwc import sums
+from tests.gpu.same import assert_same_bits
+from tests.oracle import NORMS, numpy_sums
+
+FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
+# What compiled kernels read: a snapshot is never narrower than the weights, except of float64.
+COMPILED_PAIRS = [(before, after) for before in FLOATS for after in FLOATS if before == after or before.itemsize > 2]
+ALL_PAIRS = [(before, after) for before in FLOATS for after in FLOATS] + [(torch.complex64, torch.complex64)]
+SIZES = [0, 1, 5, 1000, 2047, 2048, 2049, 3 * 2048 + 7]
+# Weights before and after.
+EDGES = [
+    ([0, 0], [0, 0]),
+    ([0, 0], [0, 1]),
+    ([1, 0], [1, 1]),
+    ([1, torch.nan], [1, 1]),
+    ([0, 1], [torch.nan, 1]),
+    ([0, 1], [torch.inf, 1]),
+    ([torch.inf, 1], [torch.inf, 1]),
+    ([-0.0, 1], [0.0, -0.0]),
+    # What float32 cannot hold: squares, sums and ratios that are too large, squares that are too small.
+    ([1e30, 1e30], [1e30, -1e30]),
+    ([3e38, 3e38], [-3e38, 3e38]),
+    ([1e-30, 1e-30], [1e-30, 2e-30]),
+    ([1, 1e-30], [1, 2e-30]),
+    ([1e-40, 1e-40], [1e-40, 1]),
+]
+
+
+def triton(here, norm):
+    """The Triton kernels on the GPU, or in Triton's interpreter."""
+    from lightning_rwc.sums import triton_sums
+
+    _both_chunks(here, triton_sums, "_CHUNK", 2, triton_sums.prepare_sums, [norm], COMPILED_PAIRS, _triton_tolerance)
+
+
+def streamed(here):
+    """Weights on the GPU, snapshot in main memory. The rehearsal has streams that do nothing."""
+    from lightning_rwc.sums import streamed as module
+
+    with ExitStack() as stack:
+        if here.rehearsal:
+            for name in ("Stream", "current_stream"):
+                stack.enter_context(patch.object(torch.cuda, name, _Stream))
+            stack.enter_context(patch.object(torch.cuda, "stream", nullcontext))
+        _both_chunks(here, module, "DEVICE_CHUNK", 1000, module.prepare_sums, NORMS, COMPILED_PAIRS, _exact, home="cpu")
+
+
+def plain(here):
+    """PyTorch's operations, as a device without Triton takes them."""
+    from lightning_rwc.sums import plain as module
+
+    chunk = "_CPU_CHUNK" if here.rehearsal else "DEVICE_CHUNK"
+    # On a CPU some l1 sums are taken in float32. A GPU takes none so.
+    with patch.object(module, "_can_be_narrow", lambda previous, current: False):
+        _both_chunks(here, module, chunk, 1000, module.prepare_sums, NORMS, ALL_PAIRS, _exact)
+
+
+def chosen(here):
+    """All kinds of tensors in one call, each summed in the way that the registry names for it."""
+    ways = {
+        ("cpu", "cpu"): "lightning_rwc.sums.numba_sums",
+        ("cuda", "cuda"): "lightning_rwc.sums.triton_sums",
+        ("cpu", "cuda"): "lightning_rwc.sums.streamed",
+    }
+    homes = [("cpu", "cpu")] if here.rehearsal else list(ways)
+    previous, current = [], []
+    with warnings.catch_warnings():
+        # A way that fails would be replaced by the plain one, with a warning.
+        warnings.filterwarnings("error", message="Relative weight change is measured with plain")
+        for home, away in homes:
+            for before, after in COMPILED_PAIRS:
+                p, c = _tensors([5, 3000], before, after, home, away)
+                previous += p
+                current += c
+                assert sums._prepare_for(p[0], c[0]).__module__ == ways[home, away]
+        p, c = _tensors([7], torch.complex64, torch.complex64, here.device, here.device)
+        previous, current = previous + p, current + c
+        assert sums._prepare_for(p[0], c[0]).__module__ == "lightning_rwc.sums.plain"
+        for norm in NORMS:
+            _compare(here, sums.prepare_sums, previous, current, norm, True, _triton_tolerance)
+    return {"tensors": {"count": len(previous), "ways": len(homes) + 1}}
+
+
+class _Stream:
+    """A stream of a CPU, which does everything at once."""
+
+    def __init__(self, device=None):
+        pass
+
+    def record_event(self):
+        return None
+
+    def wait_event(self, event):
+        pass
+
+    def wait_stream(self, stream):
+        pass
+
+
+def _exact(before, after):
+    return 1e-12
+
+
+def _triton_tolerance(before, after):
+    # Blocks are summed in float32, unless a tensor is float64.
+    return 1e-12 if torch.float64 in (before, after) else 1e-6
+
+
+def _both_chunks(here, module, name, small, prepare, norms, pairs, tolerance, home=None):
+    """Compare with the real size of a chunk, and with one so small that there are many chunks."""
+    _compare_all(here, prepare, norms, pairs, tolerance, here.pick([*SIZES, 2**22 + 3], SIZES[:6]), home)
+    with patch.object(module, name, small):
+        _compare_all(here, prepare, norms, pairs[: here.pick(None, 5)], tolerance, SIZES, home)
+    for norm in norms:
+        for kind in (torch.float32, torch.float64):
+            previous, current = (
+                [torch.tensor(side, dtype=kind, device=device) for side in sides]
+                for sides, device in zip(zip(*EDGES, strict=True), (home or here.device, here.device), strict=True)
+            )
+            _compare(here, prepare, _pinned(previous), current, norm, True, tolerance)
+
+
+def _compare_all(here, prepare, norms, pairs, tolerance, sizes, home):
+    for norm in norms:
+        for before, after in pairs:
+            for advance in (True, False):
+                tensors = _tensors(sizes, before, after, home or here.device, here.device)
+                _compare(here, prepare, *tensors, norm, advance, tolerance)
+
+
+def _tensors(sizes, before, after, home, away):
+    """Earlier values at ``home`` and present ones ``away``. Of every second pair the memory is not aligned."""
+    generator = torch.Generator().manual_seed(0)
+    previous, current = [], []
+    for index, size in enumerate(sizes):
+        values = torch.randn(size + 1, generator=generator)
+        values[2::3] = 0
+        moved = values + 0.01 * torch.randn(size + 1, generator=generator)
+        start = index % 2
+        previous.append(values.to(home, before)[start : size + start])
+        current.append(moved.to(away, after)[start : size + start])
+    return _pinned(previous) if home != away else previous, current
+
+
+def _pinned(tensors):
+    if not torch.cuda.is_available() or tensors[0].is_cuda:
+        return tensors
+    # Into the same place of a pinned tensor, so that what is not aligned stays so.
+    pinned = []
+    for tensor in tensors:
+        whole = torch.empty(tensor.storage_offset() + len(tensor), dtype=tensor.dtype, pin_memory=True)
+        pinned.append(whole[tensor.storage_offset() :].copy_(tensor))
+    return pinned
+
+
+def _compare(here, prepare, previous, current, norm, advance, tolerance):
+    """Compare sums and snapshot with NumPy, at two states that the same tensors go through."""
+    prepared = prepare(previous, current)
+    for _ in range(2):
+        expected = np.array([numpy_sums(p, c, norm) for p, c in zip(previous, current, strict=True)])
+        kept = [(c.cpu().to(p.dtype) if advance else p.cpu().clone()) for p, c in zip(previous, current, strict=True)]
+        here.wait()
+        found = prepared(norm, advance)
+        here.wait()
+        assert found.dtype == torch.float64
+        for column, (p, c) in enumerate(zip(previous, current, strict=True)):
+            what = f"{norm}, {p.dtype} on {p.device}, {c.dtype} on {c.device}, {len(p)} elements, tensor {column}"
+            np.testing.assert_allclose(
+                found[:, column].cpu(), expected[column], rtol=tolerance(p.dtype, c.dtype), err_msg=what
+            )
+        if not previous[0].is_complex():
+            assert_same_bits([p for p in previous if not p.is_complex()], [k for k in kept if not k.is_complex()])
+        for tensor in current:
+            tensor.mul_(1.01)
