@@ -75,17 +75,18 @@ class Announcer:
             self._tags.depth_correlation: depth_correlation([*row.values()]),
             self._tags.epoch: history.epochs[-1],
         }
-        for measure, table in measures:
-            tags = self._tags.measure(measure.name)
+        tables = [*self._tables(history, measures)]
+        for tags, table, _ in tables[1:]:
             scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
-        self._find_foreign(trainer, [*scalars, *self._picture_tags(measures)])
+        pictures = [tag for tags, *_ in tables for tag in (tags.heatmap, tags.curves)] if self._heatmap else []
+        self._find_foreign(trainer, [*scalars, *pictures])
         scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         self._written |= zip(scalars, tensors, strict=True)
         trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
         self._output.scalars(trainer.loggers, scalars, step)
         if trainer.is_global_zero and self._tags.epoch not in self._foreign:
-            quantities = {tags.prefix: quantity for tags, _, quantity in self._tables(history, measures)}
+            quantities = {tags.prefix: quantity for tags, _, quantity in tables}
             layers = [layer for layer in history.layers if self._tags.layer(layer) not in self._foreign]
             self._output.contents(trainer.loggers, self._tags, layers, quantities, step)
 
@@ -149,10 +150,6 @@ class Announcer:
         yield self._tags, history, RELATIVE_WEIGHT_CHANGE
         for measure, table in measures:
             yield self._tags.measure(measure.name), table, measure.quantity
-
-    def _picture_tags(self, measures: MeasureTables) -> list[str]:
-        every = [self._tags, *(self._tags.measure(measure.name) for measure, _ in measures)]
-        return [tag for tags in every for tag in (tags.heatmap, tags.curves)] if self._heatmap else []
 
     def _find_foreign(self, trainer: Trainer, tags: Sequence[str]) -> None:
         # A metric under one of our tags that we did not write is somebody else's. Every rank looks it up here, because

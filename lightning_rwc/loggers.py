@@ -16,6 +16,7 @@ from PIL import Image as PILImage
 
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags
+from lightning_rwc.trainer_state import class_names
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
 PictureWriter: TypeAlias = Callable[[Any, str, Picture, int], None]
@@ -46,7 +47,7 @@ def register_picture_writer(class_name: str, write: PictureWriter) -> None:
     if not isinstance(class_name, str):
         raise TypeError(f"`class_name` must be the name of a class as a string, but got {class_name!r}.")
     if not callable(write):
-        raise TypeError(f"`write` must be a function of logger, tag, image and step, but got {write!r}.")
+        raise TypeError(f"`write` must be a function of logger, tag, picture and step, but got {write!r}.")
     _PICTURE_WRITERS[class_name] = write
 
 
@@ -65,7 +66,7 @@ class LoggerOutput:
         """Log ``metrics`` at ``step`` to every logger, without those that would make a logger refuse all of them."""
         for logger in loggers:
             with self.survive(f"logging scalars to {_class_name(logger)}"):
-                refused = _refused_by_mlflow(logger, metrics) if _is("MLFlowLogger", logger) else {}
+                refused = _refused_by_mlflow(logger, metrics) if "MLFlowLogger" in class_names(logger) else {}
                 self._warn_of_refused(_class_name(logger), refused)
                 logger.log_metrics({tag: value for tag, value in metrics.items() if tag not in refused}, step=step)
 
@@ -119,7 +120,7 @@ class LoggerOutput:
         """
         contents = [*layers], dict(quantities)
         for position, logger in enumerate(loggers):
-            if _is("TensorBoardLogger", logger) and self._contents.get(position) != contents:
+            if "TensorBoardLogger" in class_names(logger) and self._contents.get(position) != contents:
                 with self.survive(f"logging the layers to {_class_name(logger)}"):
                     from lightning_rwc.tensorboard.contents import summary
 
@@ -222,11 +223,6 @@ _PICTURE_WRITERS: dict[str, PictureWriter] = {
     "CometLogger": _comet,
     "LitLogger": _lit,
 }
-
-
-def _is(name: str, logger: Logger) -> bool:
-    # By name: each class exists in `lightning.pytorch` and again in `pytorch_lightning`, unrelated by inheritance.
-    return any(base.__name__ == name for base in type(logger).__mro__)
 
 
 def _supported(logger: Logger) -> str | None:

@@ -122,28 +122,39 @@ def strategy(case, processes):
     )
 
 
-def run(case, processes, folder, callbacks, ckpt=None, logger=False):
+def fit(case, folder, callbacks, *, dtype, ckpt_path=None, **options):
+    """Train ``Model(case)`` on four equal batches for three epochs, under the Trainer's ``options``."""
     torch.manual_seed(0)
-    # Several ranks add up gradients in another order than one process: in double precision that is not seen.
-    dtype = torch.float64 if case in ("ddp", "fsdp", "2-D") else torch.float32
-    batch = torch.randn(2, 60, dtype=dtype)
-    loader = DataLoader(batch.repeat(4, 1), batch_size=2)
+    loader = DataLoader(torch.randn(2, 60, dtype=dtype).repeat(4, 1), batch_size=2)
     trainer = Trainer(
-        accelerator="cpu",
-        devices=processes,
-        strategy=strategy(case, processes) if processes > 1 else "auto",
         max_epochs=3,
         callbacks=callbacks,
-        logger=logger,
         enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         use_distributed_sampler=False,
         default_root_dir=folder,
+        **options,
     )
-    trainer.fit(Model(case if processes > 1 else None).to(dtype), loader, loader, ckpt_path=ckpt)
-    assert trainer.world_size == processes
+    trainer.fit(Model(case).to(dtype), loader, loader, ckpt_path=ckpt_path)
+    assert trainer.world_size == options["devices"]
     return trainer
+
+
+def run(case, processes, folder, callbacks, ckpt=None, logger=False):
+    # Several ranks add up gradients in another order than one process: in double precision that is not seen.
+    dtype = torch.float64 if case in ("ddp", "fsdp", "2-D") else torch.float32
+    return fit(
+        case if processes > 1 else None,
+        folder,
+        callbacks,
+        dtype=dtype,
+        ckpt_path=ckpt,
+        accelerator="cpu",
+        devices=processes,
+        strategy=strategy(case, processes) if processes > 1 else "auto",
+        logger=logger,
+    )
 
 
 def check(callback, states, norm, relative_to):

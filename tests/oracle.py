@@ -30,6 +30,24 @@ SUMS = {
     ),
 }
 NORMS = list(VALUES)
+# Weights before and after that kernels have to get right too.
+EDGES = [
+    ([0, 0], [0, 0]),
+    ([0, 0], [0, 1]),
+    ([1, 0], [1, 1]),
+    ([1, 1], [1, 1]),
+    ([1, torch.nan], [1, 1]),
+    ([0, 1], [torch.nan, 1]),
+    ([0, 1], [torch.inf, 1]),
+    ([torch.inf, 1], [torch.inf, 1]),
+    ([-0.0, 1], [0.0, -0.0]),
+    # What float32 cannot hold: squares, changes, sums, and ratios that are too large, squares that are too small.
+    ([1e30, 1e30], [1e30, -1e30]),
+    ([3e38, 3e38], [-3e38, 3e38]),
+    ([1e-30, 1e-30], [1e-30, 2e-30]),
+    ([1, 1e-30], [1, 2e-30]),
+    ([1e-40, 1e-40], [1e-40, 1]),
+]
 
 
 def numpy_rwc(previous, current, norm):

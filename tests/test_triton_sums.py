@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.oracle import NORMS, numpy_sums
+from tests.oracle import EDGES, NORMS, numpy_sums
 
 pytestmark = [
     pytest.mark.integration,
@@ -107,25 +107,6 @@ def test_many_tensors_of_all_kinds_keep_their_order(measure, norm):
     check(second, kept, states[1], norm)
     assert all(torch.equal(p, c.to(p.dtype)) for p, c in zip(last, states[1], strict=True))
     assert launches == 1
-
-
-EDGES = [
-    ([0, 0], [0, 0]),
-    ([0, 0], [0, 1]),
-    ([1, 0], [1, 1]),
-    ([1, 1], [1, 1]),
-    ([1, torch.nan], [1, 1]),
-    ([0, 1], [torch.nan, 1]),
-    ([0, 1], [torch.inf, 1]),
-    ([torch.inf, 1], [torch.inf, 1]),
-    ([-0.0, 1], [0.0, -0.0]),
-    # What float32 cannot hold: squares, changes, sums, and ratios that are too large, squares that are too small.
-    ([1e30, 1e30], [1e30, -1e30]),
-    ([3e38, 3e38], [-3e38, 3e38]),
-    ([1e-30, 1e-30], [1e-30, 2e-30]),
-    ([1, 1e-30], [1, 2e-30]),
-    ([1e-40, 1e-40], [1e-40, 1]),
-]
 
 
 @pytest.mark.parametrize("kind", [F32, F64], ids=str)

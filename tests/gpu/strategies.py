@@ -7,15 +7,13 @@ from unittest.mock import patch
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from torch import nn
 from torch.distributed.tensor import DTensor
-from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback, start
-from tests.distributed_program import Model
+from tests.distributed_program import fit
 from tests.gpu.here import NotHere
 from tests.gpu.same import assert_same_bits
 from tests.helpers import expected_table
@@ -118,23 +116,8 @@ def _assert_like_numpy(rwc, states, norm="l1", relative_to="previous"):
 
 
 def _fit(here, case, strategy, devices, callbacks, dtype=torch.float64, ckpt_path=None):
-    torch.manual_seed(0)
-    batch = torch.randn(2, 60, dtype=dtype)
-    trainer = Trainer(
-        accelerator=here.device,
-        devices=devices,
-        strategy=strategy,
-        max_epochs=3,
-        callbacks=callbacks,
-        logger=False,
-        enable_checkpointing=any(isinstance(callback, ModelCheckpoint) for callback in callbacks),
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        use_distributed_sampler=False,
-        default_root_dir=here.folder,
-    )
-    trainer.fit(Model(case).to(dtype), DataLoader(batch.repeat(4, 1), batch_size=2), ckpt_path=ckpt_path)
-    assert trainer.world_size == devices
+    trained_on = {"accelerator": here.device, "devices": devices, "strategy": strategy, "logger": False}
+    fit(case, here.folder, callbacks, dtype=dtype, ckpt_path=ckpt_path, **trained_on)
 
 
 def _count(here, devices):
