@@ -12,12 +12,23 @@ from lightning_rwc.options import check_norm
 
 
 class Sums(NamedTuple):
-    """The rows of a tensor of sums, which has one column for each layer."""
+    """The rows of a tensor of sums, which has one column for each layer.
+
+    The first two are those of the norm. The others are the same for every norm. They tell where the change points, see
+    :mod:`lightning_rwc.movement`.
+
+    """
 
     numerator: Tensor
     denominator: Tensor
-    change: Tensor
-    """Σ|c − p|, whatever the norm. If the denominator of a mean is zero, this tells whether the layer moved."""
+    moved: Tensor
+    """How many elements changed."""
+    dot: Tensor
+    """Σ(c − p)·p, the real part for complex weights."""
+    squared_change: Tensor
+    """Σ|c − p|²."""
+    squared_size: Tensor
+    """Σ|p|²."""
 
 
 def is_measurable(tensor: Tensor) -> bool:
@@ -44,7 +55,7 @@ def change_sums(previous: Tensor, current: Tensor, norm: Norm = "l1") -> Tensor:
         norm: see :func:`relative_weight_change`.
 
     Returns:
-        A tensor of shape ``(3,)`` with the rows of :class:`Sums`, float64 (float32 on devices that have no float64).
+        A tensor of shape ``(6,)`` with the rows of :class:`Sums`, float64 (float32 on devices that have no float64).
 
         ============= ============================= =======================
         norm          numerator                     denominator
@@ -55,34 +66,35 @@ def change_sums(previous: Tensor, current: Tensor, norm: Norm = "l1") -> Tensor:
         ============= ============================= =======================
 
     """
-    terms = change_terms(previous, current, norm)
-    numerator = terms.numerator.sum()
-    change = numerator if terms.change is terms.numerator else terms.change.sum()
-    return torch.stack(Sums(numerator, terms.denominator.sum(), change))
+    return change_terms(previous, current, norm).flatten(1).sum(1)
 
 
-def change_terms(previous: Tensor, current: Tensor, norm: Norm) -> Sums:
-    """The terms of the sums of :func:`change_sums`, each of the shape of ``previous``."""
+def change_terms(previous: Tensor, current: Tensor, norm: Norm) -> Tensor:
+    """The terms of the sums of :func:`change_sums`, of shape ``(6, *previous.shape)``."""
     previous, current = _widen(previous), _widen(current)
-    change, size = (current - previous).abs(), previous.abs()
+    difference = current - previous
+    change, size = difference.abs(), previous.abs()
     numerators, denominators = definition(norm).terms(change, size)
-    return Sums(numerators, denominators.to(size), change)
+    along = difference * previous.conj()
+    dots = along.real if along.is_complex() else along
+    moved = (current != previous).to(size)
+    return torch.stack(Sums(numerators, denominators.to(size), moved, dots, change.square(), size.square()))
 
 
 def change_ratio(sums: Tensor, norm: Norm = "l1") -> Tensor:
     """Turn sums into relative weight change.
 
     Args:
-        sums: of shape ``(3, ...)``, with the rows of :class:`Sums`.
+        sums: of shape ``(3, ...)`` or more, with the first rows of :class:`Sums`.
         norm: the norm that they were taken for.
 
     Returns:
         A tensor of shape ``(...)``, of the dtype of ``sums``.
 
     """
-    numerator, denominator, change = Sums(*sums)
-    # Squares may underflow, so that a numerator of zero says more than the change.
-    moved = change if definition(norm).is_mean else numerator
+    numerator, denominator, moved, *_ = sums
+    # Squares may underflow, so that a numerator of zero says more than the number of elements that moved.
+    moved = moved if definition(norm).is_mean else numerator
     if (root := definition(norm).root) > 1:
         numerator, denominator = numerator ** (1 / root), denominator ** (1 / root)
     ratio = torch.where(denominator > 0, numerator / denominator, torch.where(moved > 0, math.inf, 0.0))
