@@ -8,7 +8,7 @@ from torch import Tensor
 
 from lightning_rwc.functional import change_sums, common_dtype
 from lightning_rwc.sampling import Sample
-from lightning_rwc.shards import gather_objects, join_spans, layout, local, rank, ranks, share
+from lightning_rwc.shards import gather_objects, join_spans, layout, local, rank, ranks, share, span_of_rank
 
 # What PyTorch computes with, on every device that trains.
 _ORDINARY_DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128}
@@ -21,10 +21,13 @@ class Baseline:
         parameter: the parameter at present.
         part: which of the values that this rank holds are kept: a span of them, or a sample.
         device: where they are kept, or None for the device of the parameter.
+        in_rows: whether the values of each row of the first dimension must be neighbours.
 
     """
 
-    def __init__(self, parameter: Tensor, part: slice | Sample, device: torch.device | None) -> None:
+    def __init__(
+        self, parameter: Tensor, part: slice | Sample, device: torch.device | None, in_rows: bool = False
+    ) -> None:
         present = local(parameter.detach())
         self.shape, self.layout = parameter.shape, layout(parameter)
         self.sample = part if isinstance(part, Sample) else None
@@ -34,6 +37,8 @@ class Baseline:
         self.local_shape = present.shape
         # From the slowest dimension in memory to the fastest. In that order channels-last weights are a view too.
         self.dimensions = sorted(range(present.ndim), key=present.stride, reverse=True)
+        if in_rows:
+            self.dimensions.sort(key=bool)  # the first one comes first
         self.values = _keep(self.view(present), device)
         self._require_measurable(present)
 
@@ -41,6 +46,13 @@ class Baseline:
         """The elements of ``present``, this rank's weights, whose earlier values are kept."""
         flat = present.permute(self.dimensions).reshape(-1).contiguous()
         return flat[self.span] if self.sample is None else flat[self.sample.indices(flat.device)]
+
+    def rows(self) -> Tensor:
+        """The numbers of the rows of the first dimension that :meth:`view` has, wholly or in part."""
+        if self.layout is not None:
+            return self.layout.rows()
+        count = self.local_shape[0] if self.local_shape else 1
+        return torch.arange(count)[span_of_rank(count) if self.is_shared else slice(None)]
 
     def follow(self, present: Tensor, device: torch.device | None) -> None:
         """Move the values to the device of ``present``, and widen them to its precision at least."""
@@ -64,7 +76,7 @@ class Baseline:
 
     def whole(self) -> Tensor:
         """The whole parameter on the CPU. This is a collective if ranks have a part each."""
-        flat = join_spans(self.values, self.local_shape.numel()) if self.is_shared else self.values
+        flat = join_spans(self.values, self.span, self.local_shape.numel()) if self.is_shared else self.values
         shape = [self.local_shape[dimension] for dimension in self.dimensions]
         order = sorted(range(len(shape)), key=self.dimensions.__getitem__)
         part = flat.view(shape).permute(order)

@@ -16,7 +16,6 @@ from lightning_rwc.announcer import Announcer
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
-from lightning_rwc.measure_tables import RWC
 from lightning_rwc.measures import Measure
 from lightning_rwc.metric import RelativeWeightChange
 from lightning_rwc.norms import Norm
@@ -26,7 +25,9 @@ from lightning_rwc.options import (
     check_norm,
     check_relative_to,
     check_snapshot_device,
+    check_units_with_samples,
 )
+from lightning_rwc.quantity import RWC
 from lightning_rwc.recorder import Recorder
 from lightning_rwc.start import (
     hint_if_nothing_learns,
@@ -34,9 +35,11 @@ from lightning_rwc.start import (
     refuse_unverified,
     require_layers,
     warn_if_history_stays_behind,
+    warn_of_many_units,
 )
 from lightning_rwc.tags import Tags, find_shared
 from lightning_rwc.trainer_state import has_replicas, logged_step, ranks_are_together, settle_reductions
+from lightning_rwc.units import UnitColumns, UnitFilter, UnitSelection
 
 _STATE_VERSION = 1
 
@@ -83,13 +86,23 @@ class RWCCallback(Callback):
             256, and not with ``norm="elementwise"``. By default every element is measured.
         snapshot_device: ``"cpu"`` keeps the snapshot in main memory, at the cost of a copy of the weights in both
             directions at each measurement. By default it is on the device of the model.
-        measures: further quantities: ``"strength"`` (:class:`~lightning_rwc.measures.NodeStrength`), ``"fluctuation"``
-            (:class:`~lightning_rwc.measures.LayerFluctuation`), or instances of your own
-            :class:`~lightning_rwc.measures.Measure`. Their tags start with ``{prefix}_{measure}``.
+        measures: further quantities of each layer. Their tags start with ``{prefix}_{measure}``. From the same
+            measurement follow ``"rotation"``, ``"radial"``, ``"moved"`` and ``"still"``
+            (:mod:`lightning_rwc.movement`). From the present weights follow ``"strength"``
+            (:class:`~lightning_rwc.measures.NodeStrength`), ``"fluctuation"``
+            (:class:`~lightning_rwc.measures.LayerFluctuation`), and instances of your own
+            :class:`~lightning_rwc.measures.Measure`. ``"still"`` does not go with ``max_elements``.
+        units: layers of which every unit is measured too: a regular expression that is searched in the layer's name, or
+            several of them. A unit is a row of a weight's first dimension: a neuron or an output channel. A mapping
+            from expressions to ints makes a unit of so many rows, such as an attention head of 64. Each measurement
+            keeps 32 bytes a unit. It does not go with ``max_elements``.
 
     Attributes:
         history: the :class:`~lightning_rwc.RWCHistory` of all measurements so far. It needs no logger.
         histories: all tables by name: ``history`` as ``"rwc"``, and the table of each of ``measures``.
+        units: layer name to the :class:`~lightning_rwc.RWCHistory` of the relative weight changes of its units, for the
+            layers that the argument ``units`` selects.
+        unit_rotations: the same for the rotations of units, in radians.
 
     Raises:
         TypeError: at construction, if an argument is of the wrong type.
@@ -118,6 +131,7 @@ class RWCCallback(Callback):
         max_elements: int | None = None,
         snapshot_device: Literal["cpu"] | None = None,
         measures: Sequence[str | Measure] = (),
+        units: UnitFilter = None,
     ) -> None:
         super().__init__()
         check_norm(norm)
@@ -128,6 +142,8 @@ class RWCCallback(Callback):
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
         self._announcer = Announcer(prefix, heatmap)
         self._recorder = Recorder(measures)
+        UnitSelection(units)
+        check_units_with_samples(max_elements, units, self._recorder.measures.movements)
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
         self.layers = layers
@@ -139,6 +155,7 @@ class RWCCallback(Callback):
         self.max_elements = max_elements
         self.snapshot_device: Literal["cpu"] | None = snapshot_device
         self.measures = measures
+        self._units = units
         if pair := find_shared(self._prefixes):
             raise ValueError(
                 f"`prefix={prefix!r}` and `measures` could give one tag to two things: tags start with {pair[0]!r} and "
@@ -160,9 +177,20 @@ class RWCCallback(Callback):
         return {RWC: self.history, **self._recorder.measures.tables}
 
     @property
+    def units(self) -> dict[str, RWCHistory]:
+        """Layer name to the relative weight changes of its units."""
+        return self._recorder.units
+
+    @property
+    def unit_rotations(self) -> dict[str, RWCHistory]:
+        """Layer name to the rotations of its units, in radians."""
+        return self._recorder.unit_rotations
+
+    @property
     def _prefixes(self) -> list[str]:
         tags = Tags(self.prefix)
-        return [tags.prefix, *(tags.measure(name).prefix for name in self._recorder.measures.tables)]
+        names = [*self._recorder.measures.tables, *(["units"] if self._units is not None else [])]
+        return [tags.prefix, *(tags.measure(name).prefix for name in names)]
 
     @property
     def _metric(self) -> RelativeWeightChange | None:
@@ -198,7 +226,7 @@ class RWCCallback(Callback):
         warn_if_history_stays_behind(trainer)
         # The sanity check may still initialise lazy parameters. `on_train_start` looks again.
         if not any(is_lazy(parameter) for parameter in pl_module.parameters()):
-            require_layers(trainer, pl_module, LayerSelection(self.layers, self.group_by))
+            require_layers(trainer, pl_module, LayerSelection(self.layers, self.group_by), UnitSelection(self._units))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -289,7 +317,7 @@ class RWCCallback(Callback):
         self._initial = None
         selection = LayerSelection(self.layers, self.group_by)
         settle_reductions(trainer)
-        require_layers(trainer, pl_module, selection)
+        require_layers(trainer, pl_module, selection, UnitSelection(self._units))
         try:
             self._recorder.metric = RelativeWeightChange(
                 pl_module,
@@ -299,6 +327,8 @@ class RWCCallback(Callback):
                 group_by=self.group_by,
                 max_elements=self.max_elements,
                 snapshot_device=self.snapshot_device,
+                units=self._units,
+                movements=self._recorder.measures.movements,
                 share_ranks=has_replicas(trainer),
             )
         except (MemoryError, RuntimeError) as error:
@@ -314,7 +344,9 @@ class RWCCallback(Callback):
         if not trainer.strategy.reduce_boolean_decision(self._metric is not None):
             self._recorder.metric = None
         if self._metric is not None:
-            hint_if_nothing_learns(self._metric.tracked(pl_module), pl_module)
+            layers = self._metric.tracked(pl_module)
+            hint_if_nothing_learns(layers, pl_module)
+            warn_of_many_units(UnitColumns(layers, UnitSelection(self._units)))
 
     def _keep_initial(self, trainer: Trainer) -> None:
         # For checkpoints at moments when not all ranks can answer. Only rank 0 writes checkpoints.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The tables of the measures that a user asked for."""
+"""The tables of the measures that a user asked for: those of present weights, and those of how layers moved."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,9 +10,9 @@ from torchmetrics.utilities import rank_zero_warn
 
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.measures import MEASURES, Layers, Measure
-
-RWC = "rwc"
-"""The name of the table of relative weight change itself."""
+from lightning_rwc.metric import Readings
+from lightning_rwc.movement import MOVEMENTS, Movement
+from lightning_rwc.quantity import RWC
 
 
 class MeasureTables:
@@ -34,19 +34,25 @@ class MeasureTables:
                 f"{measures!r}."
             )
         for measure in measures:
-            if isinstance(measure, str) and measure not in MEASURES:
+            if isinstance(measure, str) and measure not in MEASURES | MOVEMENTS:
                 hint = " Relative weight change is always measured: leave it out." if measure == RWC else ""
                 raise ValueError(
-                    f"`measures` has {measure!r}, but must have names of {[*MEASURES]}, or instances of Measure.{hint}"
+                    f"`measures` has {measure!r}, but must have names of {[*MOVEMENTS, *MEASURES]}, or instances of "
+                    f"Measure.{hint}"
                 )
-        self._measures = [MEASURES[measure]() if isinstance(measure, str) else measure for measure in measures]
+        self._measures = [_named(measure) if isinstance(measure, str) else measure for measure in measures]
         names = [measure.name for measure in self._measures]
         distinct = {RWC, *names}
         if len(distinct) <= len(names) or not all(isinstance(name, str) and name.strip() for name in names):
             raise ValueError(f"`measures` must have different names, not blank and not {RWC!r}, but they are {names}.")
         self.clear()
 
-    def __iter__(self) -> Iterator[tuple[Measure, RWCHistory]]:
+    @property
+    def movements(self) -> list[str]:
+        """The names of those that follow from the measurement itself."""
+        return [measure.name for measure in self._measures if isinstance(measure, Movement)]
+
+    def __iter__(self) -> Iterator[tuple[Measure | Movement, RWCHistory]]:
         """Each measure with its table."""
         return zip(self._measures, self.tables.values(), strict=True)
 
@@ -56,15 +62,17 @@ class MeasureTables:
         self._failed: set[str] = set()
 
     def rows(self, find_layers: Callable[[], Layers]) -> dict[str, dict[str, float]]:
-        """Measure the layers that ``find_layers`` returns.
+        """Measure the present weights of the layers that ``find_layers`` returns.
 
         Returns:
-            Measure name to layer name to value, which is ``nan`` if the measure fails.
+            Measure name to layer name to value, which is ``nan`` if the measure fails. Movements are left out.
 
         """
         rows = {}
         layers: Layers | None = None
         for measure in self._measures:
+            if isinstance(measure, Movement):
+                continue
             row: dict[str, float] = {}
             try:
                 layers = find_layers() if layers is None else layers
@@ -81,9 +89,14 @@ class MeasureTables:
         return rows
 
     def record(self, rows: Mapping[str, Mapping[str, float]], epoch: int, step: int) -> None:
-        """Append to each table its row of ``rows``, which :meth:`rows` returned."""
+        """Append to each table its row of ``rows``, which :meth:`rows` returned. Movements get ``nan``."""
         for name, table in self.tables.items():
             table.record(epoch, step, rows.get(name, {}))
+
+    def amend(self, movements: Mapping[str, Readings]) -> None:
+        """Fill in the last row of each movement that was asked for."""
+        for name, readings in movements.items():
+            self.tables[name].amend(readings.values, readings.standard_errors)
 
     def state_dict(self) -> dict[str, Any]:
         """The tables, for a checkpoint."""
@@ -92,6 +105,10 @@ class MeasureTables:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from :meth:`state_dict`. A measure that it lacks begins with an empty table."""
         self.tables |= {name: RWCHistory.from_state_dict(state[name]) for name in self.tables if name in state}
+
+
+def _named(name: str) -> Measure | Movement:
+    return MOVEMENTS[name] if name in MOVEMENTS else MEASURES[name]()
 
 
 def _values(measure: Measure, layers: Layers) -> dict[str, float]:

@@ -3,7 +3,7 @@
 
 import math
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import is_
 from types import NoneType
 from typing import Any, Literal, NamedTuple
@@ -17,6 +17,7 @@ from torchmetrics.utilities import rank_zero_warn
 from lightning_rwc.functional import Sums, change_ratio, sums_dtype
 from lightning_rwc.layer_order import merged_order
 from lightning_rwc.layers import GroupBy, LayerFilter, Layers, LayerSelection
+from lightning_rwc.movement import MOVEMENTS, Evidence, check_movements, rotation
 from lightning_rwc.norms import Norm, definition
 from lightning_rwc.options import (
     RelativeTo,
@@ -24,12 +25,32 @@ from lightning_rwc.options import (
     check_norm,
     check_relative_to,
     check_snapshot_device,
+    check_units_with_samples,
 )
 from lightning_rwc.sampling import SampleSums, standard_error, unreliable
 from lightning_rwc.shards import add_over_ranks, local, resharded_parameters, same_on_all_ranks
 from lightning_rwc.snapshot import Snapshot
+from lightning_rwc.units import UnitColumns, UnitFilter, UnitSelection
 
 _STATE_VERSION = 1
+
+
+class Readings(NamedTuple):
+    """One number for each layer or unit, and how precise it is."""
+
+    values: dict[str, float]
+    """Name to value, in definition order."""
+    standard_errors: dict[str, float]
+    """Name to the standard error of its value, which is 0 if the layer is not sampled."""
+
+
+class UnitReadings(NamedTuple):
+    """Two numbers for each unit of a layer."""
+
+    changes: dict[str, float]
+    """Unit to relative weight change."""
+    rotations: dict[str, float]
+    """Unit to rotation, in radians."""
 
 
 class Measurement(NamedTuple):
@@ -43,6 +64,10 @@ class Measurement(NamedTuple):
     """Sampled layers whose standard errors mean little."""
     total: float
     """The value of the whole model, measured as one layer."""
+    movements: dict[str, Readings]
+    """Name of each movement that was asked for, to what it is for each layer."""
+    units: dict[str, UnitReadings]
+    """Layer name to its units, for layers that the argument ``units`` names."""
     spans_ranks: bool = False
     """Whether each rank measured a part only."""
 
@@ -70,6 +95,11 @@ class RelativeWeightChange(Metric):
             elements do, such as some rows of an embedding. ``share_ranks`` has no effect then.
         snapshot_device: where the snapshot is kept: None for the device of the model, or ``"cpu"``, which costs a copy
             of the weights in both directions at every measurement.
+        units: layers that are also measured unit by unit, see :class:`~lightning_rwc.units.UnitSelection`. It does not
+            go with ``max_elements``.
+        movements: names of quantities that :meth:`movement` can return: ``"rotation"``, ``"radial"``, ``"moved"`` and
+            ``"still"``. Only the last one has a cost, and must be given here: every layer is measured unit by unit for
+            it, so it does not go with ``max_elements``.
         share_ranks: whether all ranks of the process group hold the same weights, as in DDP. Then each rank keeps and
             measures one part of every layer.
         kwargs: as for :class:`torchmetrics.Metric`.
@@ -82,9 +112,10 @@ class RelativeWeightChange(Metric):
             is 0 if the layer is not sampled, and a bound if no sampled element moved.
 
     Raises:
-        ValueError: if ``norm``, ``relative_to`` or ``snapshot_device`` is unknown, ``max_elements`` is below 256 or
-            given with ``norm="elementwise"``, or no layer is selected.
-        TypeError: if ``layers``, ``group_by`` or ``max_elements`` is of the wrong type.
+        ValueError: if ``norm``, ``relative_to``, ``snapshot_device`` or a movement is unknown, ``max_elements`` is
+            below 256 or given with ``norm="elementwise"`` or with units, no layer is selected, or ``units`` does not
+            fit the layers.
+        TypeError: if ``layers``, ``group_by``, ``max_elements`` or ``units`` is of the wrong type.
 
     Example:
         >>> import torch
@@ -114,6 +145,8 @@ class RelativeWeightChange(Metric):
         group_by: GroupBy = None,
         max_elements: int | None = None,
         snapshot_device: Literal["cpu"] | None = None,
+        units: UnitFilter = None,
+        movements: Sequence[str] = (),
         share_ranks: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -123,13 +156,17 @@ class RelativeWeightChange(Metric):
         check_relative_to(relative_to)
         check_max_elements(max_elements, norm)
         check_snapshot_device(snapshot_device)
+        self._units = UnitSelection(units, everything=check_movements(movements))
+        check_units_with_samples(max_elements, units, movements)
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
         self._selection = LayerSelection(layers, group_by)
         resharded_parameters(module)
         found = self._selection.require(module)
+        self._units.require(found)
         self.layers = list(found)
-        self._snapshot = Snapshot(share_ranks, max_elements, torch.device(snapshot_device) if snapshot_device else None)
+        device = torch.device(snapshot_device) if snapshot_device else None
+        self._snapshot = Snapshot(share_ranks, max_elements, device, self._units)
         self._snapshot.take(found)
         self._warned: set[str] = set()
         self._warn_of_unmeasurable()
@@ -142,6 +179,8 @@ class RelativeWeightChange(Metric):
         self._found: Layers | None = None
         self._names = ""
         self._elements: dict[str, int] = {}
+        self._columns = UnitColumns({}, self._units)
+        self._steps = 1
         self.standard_errors: dict[str, Tensor] = {}
         self.total = torch.full((), math.nan, dtype=torch.float64, device="cpu")
         rows = Sums if max_elements is None else SampleSums
@@ -152,17 +191,19 @@ class RelativeWeightChange(Metric):
         """Whether each rank measures a part only, so that :meth:`update` is a collective."""
         return self._snapshot.spans_ranks
 
-    def update(self, module: Module) -> None:
+    def update(self, module: Module, steps: int = 1) -> None:
         """Measure ``module`` against the snapshot. With ``relative_to="previous"``, its weights become the snapshot.
 
         Args:
             module: the module given at construction, or another one with the same parameter names.
+            steps: how many optimizer steps were taken since the snapshot. Only the movement ``"still"`` needs it, to
+                know how much rotation rounding can explain.
 
         """
-        self.measure(module)
+        self.measure(module, steps)
         self.reduce()
 
-    def measure(self, module: Module) -> None:
+    def measure(self, module: Module, steps: int = 1) -> None:
         """The first half of :meth:`update`: take this rank's sums and move its snapshot.
 
         There is no communication, unless parameters have been sharded since the snapshot. An error is raised later, by
@@ -170,9 +211,10 @@ class RelativeWeightChange(Metric):
 
         Args:
             module: as for :meth:`update`.
+            steps: as for :meth:`update`.
 
         """
-        self._error = None
+        self._error, self._steps = None, steps
         try:
             found = self.tracked(module)
             self.layers = merged_order([*found], self.layers)
@@ -180,13 +222,15 @@ class RelativeWeightChange(Metric):
                 raise RuntimeError("the snapshot could not be taken again after the last failure")
             # If this stops on the way, nobody knows how far the snapshot has been moved.
             self._half_moved = self.relative_to == "previous"
-            self.sums, self._elements = self._snapshot.measure(found, self.layers, self.norm, advance=self._half_moved)
+            self.sums, self._elements = self._snapshot.measure(
+                found, self.layers, self.norm, advance=self._half_moved, units=self._columns
+            )
             self._half_moved = False
         except Exception as error:
             self._error = error
             self._retake_snapshot()
             device = next(local(parameter).device for parameter in module.parameters())
-            shape = len(self.sums), len(self.layers)
+            shape = len(self.sums), len(self.layers) + self._columns.count
             self.sums = torch.full(shape, math.nan, dtype=sums_dtype(device), device=device)
             self._elements = dict.fromkeys(self.layers, 0)
 
@@ -211,15 +255,41 @@ class RelativeWeightChange(Metric):
                 "the same layers on every rank."
             )
 
-    def fetch(self) -> Measurement:
-        """The latest measurement on the host, in one copy from the device."""
-        layers, values, errors, doubts = self._latest()
-        (*values, total), (*errors, _), (*doubts, _) = torch.stack((values, errors, doubts.to(values))).tolist()
+    def fetch(self, movements: Sequence[str] = ()) -> Measurement:
+        """The latest measurement on the host, in one copy from the device.
+
+        Args:
+            movements: the names of the movements to work out.
+
+        """
+        here = self.sums.cpu().double()
+        (layers, evidence), unit_sums = self._evidence(here), self._sums_of_units(here)
+        sums = evidence.sums
+        *values, total = change_ratio(sums, self.norm).tolist()
+        *doubts, _ = unreliable(sums).tolist()
+
+        def by_layer(numbers: Tensor) -> dict[str, float]:
+            return dict(zip(layers, numbers.tolist(), strict=False))
+
         return Measurement(
             dict(zip(layers, values, strict=True)),
-            dict(zip(layers, errors, strict=True)),
+            by_layer(standard_error(sums, self.norm)),
             [layer for layer, doubt in zip(layers, doubts, strict=True) if doubt],
             total,
+            {
+                name: Readings(
+                    by_layer(MOVEMENTS[name].value(evidence)), by_layer(MOVEMENTS[name].standard_error(evidence))
+                )
+                for name in movements
+            },
+            {
+                layer: UnitReadings(
+                    dict(zip(units.names, change_ratio(unit_sums[layer], self.norm).tolist(), strict=True)),
+                    dict(zip(units.names, rotation(unit_sums[layer]).tolist(), strict=True)),
+                )
+                for layer, units in self._columns.layers.items()
+                if self._units.names(layer) and layer in layers
+            },
             self.spans_ranks,
         )
 
@@ -230,20 +300,50 @@ class RelativeWeightChange(Metric):
             Layer name to a 0-dim tensor on the device of the model, in definition order.
 
         """
-        layers, values, errors, _ = self._latest()
+        layers, sums = self._of_layers(self.sums)
+        values = change_ratio(sums, self.norm)
         if layers:
             self.total = values[-1]
+        errors = standard_error(sums, self.norm)
         self.standard_errors = dict(zip(layers, errors.unbind(), strict=False))
         return dict(zip(layers, values.unbind(), strict=False))
 
-    def _latest(self) -> tuple[list[str], Tensor, Tensor, Tensor]:
-        """The measured layers, their values, standard errors and whether these mean little; last, the whole model."""
+    def movement(self, name: str) -> dict[str, Tensor]:
+        """Where the layers moved, as of the latest measurement.
+
+        Args:
+            name: ``"rotation"``, ``"radial"``, ``"moved"`` or ``"still"``, see :mod:`lightning_rwc.movement`.
+
+        Returns:
+            Layer name to a 0-dim tensor on the device of the model, in definition order.
+
+        Raises:
+            ValueError: if ``name`` is unknown, or ``"still"`` was not given at construction.
+
+        """
+        if check_movements([name]) and not self._units.everything:
+            raise ValueError(f"`movement({name!r})` needs `movements=[{name!r}]` at construction.")
+        layers, evidence = self._evidence(self.sums)
+        return dict(zip(layers, MOVEMENTS[name].value(evidence).unbind(), strict=False))
+
+    def _of_layers(self, sums: Tensor) -> tuple[list[str], Tensor]:
+        """The names of the measured layers, and their sums; last, those of the whole model."""
         measured = [index for index, layer in enumerate(self.layers) if layer in self._elements]
-        sums = self.sums if len(measured) == self.sums.shape[1] else self.sums[:, measured]
-        sums = torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
-        values = change_ratio(sums[: len(Sums._fields)], self.norm)
-        layers = [self.layers[index] for index in measured]
-        return layers, values, standard_error(sums, self.norm), unreliable(sums)
+        sums = sums[:, measured] if len(measured) < sums.shape[1] else sums
+        return [self.layers[index] for index in measured], torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
+
+    def _evidence(self, sums: Tensor) -> tuple[list[str], Evidence]:
+        """The names of the measured layers, and what is known of them; last, of the whole model."""
+        layers, of_layers = self._of_layers(sums)
+        units = self._sums_of_units(sums)
+        by_layer = [units[layer] for layer in layers] if self._units.everything else []
+        counts = [self._elements[layer] for layer in layers]
+        elements = torch.tensor([*counts, sum(counts)], dtype=sums.dtype, device=sums.device)
+        return layers, Evidence(of_layers, elements, [*by_layer, sums[:, len(self.layers) :]], self._steps)
+
+    def _sums_of_units(self, sums: Tensor) -> dict[str, Tensor]:
+        units = sums[:, len(self.layers) :]
+        return {layer: units[:, one.columns] for layer, one in self._columns.layers.items()}
 
     def tracked(self, module: Module) -> Layers:
         """The parameters of each layer that ``module`` has now: layer name to parameter name to parameter."""
@@ -258,6 +358,7 @@ class RelativeWeightChange(Metric):
         if self._found is None:
             found = self._selection.find(module)
             self._names = repr({layer: [*parameters] for layer, parameters in found.items()})
+            self._columns = UnitColumns(found, self._units)
             self._forget_with(_owner(module, found))
             self._found = found
         if not self.is_of(module):
@@ -282,7 +383,7 @@ class RelativeWeightChange(Metric):
         """How many elements of each layer ``norm="elementwise"`` left out because they were exactly zero."""
         if not definition(self.norm).is_mean:
             return dict.fromkeys(self._elements, 0)
-        kept = zip(self.layers, Sums(*self.sums).denominator.tolist(), strict=False)
+        kept = zip(self.layers, self.sums[1].tolist(), strict=False)
         return {layer: self._elements[layer] - round(count) for layer, count in kept if layer in self._elements}
 
     def reset(self) -> None:
@@ -292,9 +393,9 @@ class RelativeWeightChange(Metric):
         self.standard_errors = {}
         self.total = torch.full_like(self.total, math.nan)
 
-    def forward(self, module: Module) -> dict[str, Tensor]:
-        """Call ``update(module)`` and return ``compute()``."""
-        self.update(module)
+    def forward(self, module: Module, steps: int = 1) -> dict[str, Tensor]:
+        """Call ``update(module, steps)`` and return ``compute()``."""
+        self.update(module, steps)
         return self.compute()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *args: Any, **kwargs: Any) -> Module:

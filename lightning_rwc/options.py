@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks of the options that the callback, the metric and the commands share."""
 
+from collections.abc import Sequence
 from typing import Literal, TypeAlias, get_args
 
 from lightning_rwc.norms import definition
@@ -43,6 +44,16 @@ def check_max_elements(max_elements: int | None, norm: str) -> None:
         raise ValueError(
             f"`max_elements={max_elements}` does not work with `norm={norm!r}`. A few weights near zero carry that "
             "mean, and a sample misses them. Choose `norm='l1'` or `norm='l2'`, or leave out `max_elements`."
+        )
+
+
+def check_units_with_samples(max_elements: int | None, units: object, movements: Sequence[str]) -> None:
+    """Raise ``ValueError`` if ``max_elements`` is given, but all elements of a unit are needed."""
+    other = f"`units={units!r}`" if units is not None else "the measure 'still'" if "still" in movements else ""
+    if max_elements is not None and other:
+        raise ValueError(
+            f"`max_elements={max_elements}` does not work with {other}, because a sample has too few elements of each "
+            "unit. Leave out one of them."
         )
 
 

@@ -2,6 +2,7 @@
 """The plan of a measurement: what is worked out once, and holds while all parameters stay where they are."""
 
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from lightning_rwc.norms import Norm
 from lightning_rwc.sampling import SampleSums
 from lightning_rwc.shards import local
 from lightning_rwc.sums import PreparedSums, prepare_sums
+from lightning_rwc.units import UnitColumns
 
 
 class Plan:
@@ -25,6 +27,7 @@ class Plan:
         locations: where they are, see :func:`location`.
         order: the names of all layers that have a column.
         baselines: parameter name to baseline; parameters without one are not measured.
+        units: the units of layers. Their sums follow those of the layers.
         sampled: whether sums have the rows of :class:`~lightning_rwc.sampling.SampleSums`.
         spans_ranks: whether the sums of all ranks will be added up.
 
@@ -37,6 +40,7 @@ class Plan:
         order: Sequence[str],
         baselines: Mapping[str, Baseline],
         *,
+        units: UnitColumns,
         sampled: bool,
         spans_ranks: bool,
     ) -> None:
@@ -51,13 +55,19 @@ class Plan:
         """How many elements each measured layer has."""
         self.is_complete = len(pairs) == len(locations)
         """Whether all parameters have a baseline."""
-        self._counts = [len(parameters) for parameters in measured]
+        named = [name for parameters in measured for name in parameters]
+        rows = {n: b.rows() for n, (b, _) in zip(named, pairs, strict=True) if n in units.parameters}
+        self._pieces = [len(rows[name]) if name in rows else 1 for name in named]
+        self._units = _UnitSums(units, named, self._pieces, rows) if units.count else None
+        pieces = iter(self._pieces)
+        self._counts = [sum(next(pieces) for _ in parameters) for parameters in measured]
         self._rows = len(SampleSums._fields if sampled else Sums._fields)
         self._exact = [(baseline, part) for baseline, part in pairs if baseline.sample is None]
         self._sampled = [(baseline, baseline.sample, part) for baseline, part in pairs if baseline.sample is not None]
         order_of_sums = sorted(range(len(pairs)), key=lambda index: pairs[index][0].sample is not None)
         self._order = torch.tensor(order_of_sums).argsort() if self._sampled else None
-        shares = [baseline.share for baseline, _ in pairs] if spans_ranks else []
+        repeated = zip(pairs, self._pieces, strict=True)
+        shares = [share for (baseline, _), count in repeated for share in [baseline.share] * count * spans_ranks]
         self._shares = torch.tensor(shares, dtype=torch.float64) if set(shares) - {1.0} else None
         views = [baseline.view(part) for baseline, part in self._exact]
         # Weights with gaps in memory have no view in one dimension. They are copied for the time of each measurement.
@@ -69,13 +79,14 @@ class Plan:
         return self._layers is layers and self._locations == locations
 
     def run(self, norm: Norm, advance: bool) -> Tensor:
-        """This rank's sums of every layer, of shape ``(rows, layers)``, in the order of construction."""
-        sums = self._sums_of_parameters(norm, advance)
-        if all(count == 1 for count in self._counts):
-            return sums
-        return torch.stack([columns.sum(1) for columns in sums.split(self._counts, dim=1)], dim=1)
+        """This rank's sums of every layer and then of every unit, of shape ``(rows, layers + units)``."""
+        sums = self._sums_of_pieces(norm, advance)
+        layers = sums
+        if any(count != 1 for count in self._counts):
+            layers = torch.stack([columns.sum(1) for columns in sums.split(self._counts, dim=1)], dim=1)
+        return layers if self._units is None else torch.cat((layers, self._units.of(sums)), dim=1)
 
-    def _sums_of_parameters(self, norm: Norm, advance: bool) -> Tensor:
+    def _sums_of_pieces(self, norm: Norm, advance: bool) -> Tensor:
         columns = []
         if self._exact:
             prepared = self._prepared or self._prepare([baseline.view(part) for baseline, part in self._exact])
@@ -99,7 +110,50 @@ class Plan:
         return joined
 
     def _prepare(self, views: Sequence[Tensor]) -> PreparedSums:
-        return prepare_sums([baseline.values for baseline, _ in self._exact], views)
+        values = [baseline.values for baseline, _ in self._exact]
+        # What is sampled has no units.
+        return prepare_sums(values, views, self._pieces) if self._units else prepare_sums(values, views)
+
+
+class _UnitSums:
+    """How the sums of rows become sums of units.
+
+    Args:
+        units: the units of all parameters.
+        named: the names of the measured parameters.
+        pieces: how many sums each of them has.
+        rows: the numbers of the rows that these sums are for.
+
+    """
+
+    def __init__(
+        self, units: UnitColumns, named: Sequence[str], pieces: Sequence[int], rows: Mapping[str, Tensor]
+    ) -> None:
+        self._count = units.count
+        columns, positions = [], []
+        for name, count, start in zip(named, pieces, accumulate(pieces, initial=0), strict=False):
+            if name in rows:
+                first, size = units.parameters[name]
+                columns.append(torch.arange(start, start + count))
+                positions.append(first + rows[name] // size)
+        chosen = torch.cat([*columns, torch.empty(0, dtype=torch.int64)])
+        self._chosen = None if len(chosen) == sum(pieces) else chosen
+        # Neighbouring rows form a unit.
+        self._positions, lengths = torch.cat([*positions, chosen[:0]]).unique_consecutive(return_counts=True)
+        self._lengths = None if len(lengths) == len(chosen) else lengths.tolist()
+
+    def of(self, sums: Tensor) -> Tensor:
+        """The sums of all units. They are zero for units that this rank has no part of."""
+        if self._positions.device != sums.device:
+            self._positions = self._positions.to(sums.device)
+            self._chosen = None if self._chosen is None else self._chosen.to(sums.device)
+        chosen = sums if self._chosen is None else sums[:, self._chosen]
+        if self._lengths is not None:
+            # Unlike `index_add`, this adds in the same order every time.
+            chosen = torch.stack([columns.sum(1) for columns in chosen.split(self._lengths, dim=1)], dim=1)
+        units = sums.new_zeros(len(sums), self._count)
+        units[:, self._positions] = chosen
+        return units
 
 
 def location(parameter: Tensor) -> Any:

@@ -17,6 +17,9 @@ class Quantity(NamedTuple):
     """What an infinite value means, for the legend."""
 
 
+RWC = "rwc"
+"""The name of the table of relative weight change among those of the further measures."""
+
 RELATIVE_WEIGHT_CHANGE = Quantity(
     "relative weight change (ratio)", zero="0: did not move", infinite="inf: moved from all zeros"
 )

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 from warnings import warn
 
+import numpy as np
 from torch.nn import Module
 
 from lightning_rwc.cadence import Cadence
@@ -34,6 +35,10 @@ class Recorder:
         """Begin with new tables and no metric."""
         self.history = RWCHistory()
         self.measures.clear()
+        self.units: dict[str, RWCHistory] = {}
+        """Layer to the relative weight changes of its units, if these were asked for."""
+        self.unit_rotations: dict[str, RWCHistory] = {}
+        """Layer to the rotations of its units."""
         self.metric: RelativeWeightChange | None = None
         """What measures relative weight change, or None if nothing can be measured."""
         self._warned = False
@@ -57,9 +62,10 @@ class Recorder:
         try:
             # Measures are the user's code and may be interrupted, because nothing has changed yet.
             further = self.measures.rows(partial(metric.tracked, module))
+            start = 0 if metric.relative_to == "initial" else cadence.measured_step
             with signals_held():
                 self.begin_row(cadence, further)
-                metric.measure(module)
+                metric.measure(module, cadence.global_step - start)
                 if not metric.spans_ranks:
                     metric.reduce()
                     return self._fill_row(metric)
@@ -90,11 +96,20 @@ class Recorder:
         """
         self.history.record(cadence.epoch, cadence.step, {})
         self.measures.record(further, cadence.epoch, cadence.step)
+        for table in (*self.units.values(), *self.unit_rotations.values()):
+            table.record(cadence.epoch, cadence.step, {})
         cadence.measured()
 
     def _fill_row(self, metric: RelativeWeightChange) -> Measurement:
-        measurement = metric.fetch()
+        measurement = metric.fetch(self.measures.movements)
         self.history.amend(measurement.values, measurement.standard_errors)
+        self.measures.amend(measurement.movements)
+        for layer, units in measurement.units.items():
+            for tables, values in ((self.units, units.changes), (self.unit_rotations, units.rotations)):
+                if layer not in tables:
+                    times = self.history.epochs, self.history.steps
+                    tables[layer] = RWCHistory((), *times, np.empty((len(self.history), 0)))
+                tables[layer].amend(values)
         return measurement
 
     def state_dict(self) -> dict[str, Any]:
@@ -103,9 +118,15 @@ class Recorder:
             "tracked": list(self.metric.layers) if self.metric is not None else [],
             "history": self.history.state_dict(),
             "measures": self.measures.state_dict(),
+            "units": {layer: table.state_dict() for layer, table in self.units.items()},
+            "unit_rotations": {layer: table.state_dict() for layer, table in self.unit_rotations.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the tables of a checkpoint."""
         self.history = RWCHistory.from_state_dict(state["history"])
         self.measures.load_state_dict(state["measures"])
+        self.units, self.unit_rotations = (
+            {layer: RWCHistory.from_state_dict(table) for layer, table in state[name].items()}
+            for name in ("units", "unit_rotations")
+        )

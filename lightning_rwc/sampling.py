@@ -14,6 +14,7 @@ for them. If a few sampled elements carry most of the change, the sample cannot 
 
 import math
 from collections.abc import Sequence
+from itertools import combinations_with_replacement
 from typing import NamedTuple
 
 import torch
@@ -28,12 +29,23 @@ class SampleSums(NamedTuple):
 
     numerator: Tensor
     denominator: Tensor
-    change: Tensor
+    moved: Tensor
+    dot: Tensor
+    squared_change: Tensor
+    squared_size: Tensor
     """The estimates of the rows of :class:`~lightning_rwc.functional.Sums`."""
     numerator_variance: Tensor
     denominator_variance: Tensor
-    covariance: Tensor
+    numerator_denominator: Tensor
     """The estimated variances of numerator and denominator, and their covariance."""
+    moved_variance: Tensor
+    dot_dot: Tensor
+    dot_squared_change: Tensor
+    dot_squared_size: Tensor
+    squared_change_squared_change: Tensor
+    squared_change_squared_size: Tensor
+    squared_size_squared_size: Tensor
+    """The estimated variances and covariances of the sums that tell where the change points."""
     squares: Tensor
     cubes: Tensor
     """The sums of the squares and of the cubes of the residuals. A residual is what a sampled element adds to the
@@ -43,7 +55,7 @@ class SampleSums(NamedTuple):
 
 
 # The rule of three: if none of n drawn elements moved, then with 95 % confidence at most 3 in n of all elements did.
-_UNSEEN = 3.0
+UNSEEN = 3.0
 # Cochran, section 2.15: the normal distribution holds for more elements than this number times the squared skewness.
 _COCHRAN = 25.0
 
@@ -95,24 +107,26 @@ class Sample:
             norm: the definition, see :func:`~lightning_rwc.functional.relative_weight_change`.
 
         Returns:
-            A tensor of shape ``(9,)`` with the rows of :class:`SampleSums`. All but the first three are 0 if nothing is
-            left out.
+            A tensor of shape ``(19,)`` with the rows of :class:`SampleSums`. Only those of
+            :class:`~lightning_rwc.functional.Sums` are not 0 if nothing is left out.
 
         """
-        terms = torch.stack(change_terms(previous, current, norm))
+        terms = change_terms(previous, current, norm)
         if not self.strata:
             return torch.cat((terms.sum(1), terms.new_zeros(len(SampleSums._fields) - len(terms))))
         lengths = self._bounds(terms.device)[1].to(terms.dtype)
         # The two elements of each stratum.
         pairs = terms.view(len(terms), 2, -1)
         estimates = (pairs.sum(1) * lengths / 2).sum(1)
-        numerators, denominators = (pairs[:2, 0] - pairs[:2, 1]) / 2
-        spread = lengths * (lengths - 2)
-        products = torch.stack((numerators.square(), denominators.square(), numerators * denominators))
+        spreads = (pairs[:, 0] - pairs[:, 1]) / 2
+        numerator, denominator, moved, *rest = spreads
+        products = [numerator.square(), denominator.square(), numerator * denominator, moved.square()]
+        products += [one * other for one, other in combinations_with_replacement(rest, 2)]
+        variances = (torch.stack(products) * (lengths * (lengths - 2))).sum(1)
         ratio = torch.where(estimates[1] > 0, estimates[0] / estimates[1], 0.0)
         residuals = (pairs[0] - ratio * pairs[1]) * lengths / 2
         tails = torch.stack((residuals.square().sum(), residuals.pow(3).sum(), lengths.new_tensor(2 * self.strata)))
-        return torch.cat((estimates, (products * spread).sum(1), tails))
+        return torch.cat((estimates, variances, tails))
 
 
 def standard_error(sums: Tensor, norm: Norm) -> Tensor:
@@ -129,7 +143,7 @@ def standard_error(sums: Tensor, norm: Norm) -> Tensor:
       is ``nan`` for an estimate that is infinite or ``nan``.
 
     Args:
-        sums: of shape ``(9, ...)`` with the rows of :class:`SampleSums`; or of shape ``(3, ...)`` with those of
+        sums: of shape ``(19, ...)`` with the rows of :class:`SampleSums`; or of shape ``(6, ...)`` with those of
             :class:`~lightning_rwc.functional.Sums`, for layers that are not sampled.
         norm: the norm for which they were taken.
 
@@ -141,11 +155,11 @@ def standard_error(sums: Tensor, norm: Norm) -> Tensor:
         return torch.zeros_like(sums[0])
     of = SampleSums(*sums)
     ratio = of.numerator / of.denominator
-    variance = of.numerator_variance - 2 * ratio * of.covariance + ratio.square() * of.denominator_variance
+    variance = of.numerator_variance - 2 * ratio * of.numerator_denominator + ratio.square() * of.denominator_variance
     # What one of the elements that carry the change contributes: the mean of residuals, weighted by their squares.
     carried = torch.where(of.squares > 0, of.cubes / of.squares, 0.0)
-    error = (variance.clamp_min(0) + (_UNSEEN / 2 * carried).square()).sqrt() / of.denominator
-    unseen = torch.where(of.denominator > 0, _UNSEEN / of.sampled, math.inf)
+    error = (variance.clamp_min(0) + (UNSEEN / 2 * carried).square()).sqrt() / of.denominator
+    unseen = torch.where(of.denominator > 0, UNSEEN / of.sampled, math.inf)
     if (root := definition(norm).root) > 1:
         # The derivative of the root of the ratio.
         error, unseen = error * ratio ** (1 / root - 1) / root, unseen ** (1 / root)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
-from torch.distributed.tensor.placement_types import Placement
+from torch.distributed.tensor.placement_types import Placement, Replicate
 from torch.nn import Module, Parameter
 
 # Checked first, because `isinstance` takes a microsecond for tensors.
@@ -38,6 +38,18 @@ class Layout(NamedTuple):
     def scatter(self, whole: Tensor) -> Tensor:
         """This rank's part of ``whole``. This is a collective."""
         return distribute_tensor(whole.to(self.mesh.device_type), self.mesh, self.placements).to_local()
+
+    def rows(self) -> Tensor:
+        """The numbers of the rows of the first dimension that this rank holds, wholly or in part."""
+        # Not every kind of shard is a `Shard`, but all have a `dim`.
+        dims = [getattr(placement, "dim", None) for placement in self.placements]
+        placements = [
+            placement if dim is not None and dim % len(self.shape) == 0 else Replicate()
+            for placement, dim in zip(self.placements, dims, strict=True)
+        ]
+        everything = torch.arange(self.shape[0], device=self.mesh.device_type)
+        # Without a source rank there is no communication.
+        return distribute_tensor(everything, self.mesh, placements, src_data_rank=None).to_local().cpu()
 
 
 def layout(tensor: Tensor) -> Layout | None:
@@ -76,18 +88,19 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def span_of_rank(numel: int) -> slice:
-    """This rank's elements when ``numel`` elements are divided evenly between ranks."""
-    return slice(numel * rank() // ranks(), numel * (rank() + 1) // ranks())
+def span_of_rank(numel: int, row: int = 1) -> slice:
+    """This rank's elements when ``numel`` elements, in whole rows, are divided evenly between ranks."""
+    rows = numel // row
+    return slice(row * (rows * rank() // ranks()), row * (rows * (rank() + 1) // ranks()))
 
 
-def join_spans(span: Tensor, numel: int) -> Tensor:
-    """Join the spans of all ranks to ``numel`` elements. This is a collective."""
+def join_spans(values: Tensor, span: slice, numel: int) -> Tensor:
+    """Join the values of all ranks to ``numel`` elements, of which this rank has ``span``. This is a collective."""
     # Every backend can add bytes, and each byte is zero on all ranks except one.
-    device = torch.device("cuda") if "nccl" in dist.get_backend() else span.device
-    joined = torch.zeros(numel, dtype=span.dtype, device=device)
-    joined[span_of_rank(numel)] = span
-    return add_over_ranks(joined.view(torch.uint8)).view(span.dtype)
+    device = torch.device("cuda") if "nccl" in dist.get_backend() else values.device
+    joined = torch.zeros(numel, dtype=values.dtype, device=device)
+    joined[span] = values
+    return add_over_ranks(joined.view(torch.uint8)).view(values.dtype)
 
 
 def gather_objects(tensor: Tensor) -> list[Tensor]:

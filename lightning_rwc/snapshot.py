@@ -3,7 +3,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import torch
@@ -15,6 +15,15 @@ from lightning_rwc.norms import Norm
 from lightning_rwc.plan import Plan, location
 from lightning_rwc.sampling import Sample, sample_sizes
 from lightning_rwc.shards import layout, local, ranks, span_of_rank
+from lightning_rwc.units import UnitColumns, UnitSelection, row_count
+
+
+class _Kept(NamedTuple):
+    """What is kept of a parameter."""
+
+    elements: int
+    in_rows: bool
+    """Whether in the order of its rows, whatever its order in memory."""
 
 
 class Snapshot:
@@ -24,13 +33,17 @@ class Snapshot:
         shared: whether every rank has the same weights. Then each rank keeps and measures only its part of them.
         max_elements: larger layers are sampled, with about this many elements.
         device: where the values are kept, or None for the device of each parameter.
+        units: which layers are measured unit by unit.
 
     """
 
-    def __init__(self, shared: bool, max_elements: int | None, device: torch.device | None) -> None:
+    def __init__(
+        self, shared: bool, max_elements: int | None, device: torch.device | None, units: UnitSelection
+    ) -> None:
         self.shared = shared and max_elements is None and ranks() > 1
         self.max_elements = max_elements
         self._device = device
+        self._units = units
         self.unmeasurable: dict[str, str] = {}
         """Parameters that are left out because PyTorch can hold them but not compute with them, and the reason."""
         self._baselines: dict[str, Baseline] = {}
@@ -43,11 +56,11 @@ class Snapshot:
 
     def take(self, layers: Layers) -> None:
         """Take a baseline of every parameter that has none, or one of another shape."""
-        for name, parameter, size in self._sized(layers):
+        for name, parameter, kept in self._sized(layers):
             if not self._has(name, parameter) and name not in self.unmeasurable:
                 self._plan = None
                 with self._leaving_out(name, parameter):
-                    self._baselines[name] = self._new(name, parameter, size)
+                    self._baselines[name] = self._new(name, parameter, kept)
 
     def retake(self, layers: Layers) -> None:
         """Set every baseline to the present weights."""
@@ -56,7 +69,9 @@ class Snapshot:
                 with self._leaving_out(name, parameter):
                     self._baselines[name].retake(local(parameter.detach()))
 
-    def measure(self, layers: Layers, order: Sequence[str], norm: Norm, advance: bool) -> tuple[Tensor, dict[str, int]]:
+    def measure(
+        self, layers: Layers, order: Sequence[str], norm: Norm, advance: bool, units: UnitColumns
+    ) -> tuple[Tensor, dict[str, int]]:
         """Sum how far layers have moved on this rank, and take a baseline of parameters that have none.
 
         Args:
@@ -64,11 +79,12 @@ class Snapshot:
             order: the names of all layers that have a column. A layer that is not measured has sums of zero.
             norm: see :func:`~lightning_rwc.functional.relative_weight_change`.
             advance: whether to make the present weights the snapshot in the same pass.
+            units: the units of ``layers``.
 
         Returns:
-            The sums, of shape ``(3, layers)`` with the rows of :class:`~lightning_rwc.functional.Sums`, or with
-            ``max_elements`` of shape ``(9, layers)`` with those of :class:`~lightning_rwc.sampling.SampleSums`; and the
-            number of elements of each measured layer.
+            The sums of each layer and then of each unit, of shape ``(rows, layers + units)``. The rows are those of
+            :class:`~lightning_rwc.functional.Sums`, or with ``max_elements`` those of
+            :class:`~lightning_rwc.sampling.SampleSums`. And the number of elements of each measured layer.
 
         """
         everything = (item for parameters in layers.values() for item in parameters.items())
@@ -81,6 +97,7 @@ class Snapshot:
                 locations,
                 order,
                 {name: self._baselines[name] for name in known},
+                units=units,
                 sampled=self.max_elements is not None,
                 spans_ranks=self.spans_ranks,
             )
@@ -92,10 +109,10 @@ class Snapshot:
 
     def _follow(self, layers: Layers) -> None:
         """Bring baselines to where parameters are now."""
-        for name, parameter, size in self._sized(layers):
+        for name, parameter, kept in self._sized(layers):
             # Sharded since the snapshot, or no longer sharded.
             if self._has(name, parameter) and self._baselines[name].layout != layout(parameter):
-                old, self._baselines[name] = self._baselines[name], self._new(name, parameter, size)
+                old, self._baselines[name] = self._baselines[name], self._new(name, parameter, kept)
                 if old.sample is None:
                     self._baselines[name].fill(old.whole())
         for name, parameter, _ in self._sized(layers):
@@ -152,21 +169,24 @@ class Snapshot:
     def _has(self, name: str, parameter: Tensor) -> bool:
         return name in self._baselines and self._baselines[name].shape == parameter.shape
 
-    def _sized(self, layers: Layers) -> Iterator[tuple[str, Tensor, int]]:
-        """Each parameter, with the number of elements that are kept of it."""
-        for parameters in layers.values():
+    def _sized(self, layers: Layers) -> Iterator[tuple[str, Tensor, _Kept]]:
+        """Each parameter, and what is kept of it."""
+        for layer, parameters in layers.items():
+            in_rows = self._units.rows(layer) > 0
             sizes = sample_sizes([parameter.numel() for parameter in parameters.values()], self.max_elements)
-            yield from zip(parameters, parameters.values(), sizes, strict=True)
+            for (name, parameter), size in zip(parameters.items(), sizes, strict=True):
+                yield name, parameter, _Kept(size, in_rows)
 
-    def _new(self, name: str, parameter: Tensor, size: int) -> Baseline:
+    def _new(self, name: str, parameter: Tensor, kept: _Kept) -> Baseline:
         numel = local(parameter).numel()
         part: slice | Sample = slice(None)
-        if size < parameter.numel():
+        if kept.elements < parameter.numel():
             # The samples of all ranks together have this size.
-            part = Sample(numel, max(2, round(size * numel / parameter.numel())), crc32(name.encode()))
+            part = Sample(numel, max(2, round(kept.elements * numel / parameter.numel())), crc32(name.encode()))
         elif self.shared:
-            part = span_of_rank(numel)
-        return Baseline(parameter, part, self._device)
+            row = numel // max(row_count(parameter), 1) if kept.in_rows else 1
+            part = span_of_rank(numel, max(row, 1))
+        return Baseline(parameter, part, self._device, kept.in_rows)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_plan": None}

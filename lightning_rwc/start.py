@@ -9,7 +9,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_rwc.layers import Layers, LayerSelection
 from lightning_rwc.tags import find_shared
 from lightning_rwc.trainer_state import class_names
+from lightning_rwc.units import UnitColumns, UnitSelection
 
+# A value and its standard error, of a change and of a rotation, as float64.
+_BYTES_A_UNIT = 32
+_MANY_UNITS = 20_000
 _UNVERIFIED_STRATEGIES = {"FSDPStrategy", "DeepSpeedStrategy"}
 
 
@@ -43,7 +47,9 @@ def refuse_shared_tags(prefixes: Sequence[Sequence[str]]) -> None:
         )
 
 
-def require_layers(trainer: Trainer, pl_module: LightningModule, selection: LayerSelection) -> None:
+def require_layers(
+    trainer: Trainer, pl_module: LightningModule, selection: LayerSelection, units: UnitSelection
+) -> None:
     """Raise if there is nothing to track, or if ranks do not track the same layers. This is a collective.
 
     Raises:
@@ -55,6 +61,7 @@ def require_layers(trainer: Trainer, pl_module: LightningModule, selection: Laye
     answer = ""
     try:
         layers = selection.require(pl_module)
+        units.require(layers)
         answer = repr({layer: [*parameters] for layer, parameters in layers.items()})
     except Exception as raised:
         error = raised
@@ -77,6 +84,16 @@ def warn_if_history_stays_behind(trainer: Trainer) -> None:
             "This strategy trains in separate processes, so `callback.history` stays empty in the process that called "
             "`fit`. Read the history from a checkpoint or a logger, save it in `on_train_end` with "
             "`callback.history.save(...)`, or use `Trainer(strategy='ddp')`."
+        )
+
+
+def warn_of_many_units(columns: UnitColumns) -> None:
+    """Warn if the tables of units will be large."""
+    if columns.count > _MANY_UNITS:
+        rank_zero_warn(
+            f"`units` selects {columns.count:,} units of {len(columns.layers)} layers. Each measurement keeps "
+            f"{columns.count * _BYTES_A_UNIT:,} bytes of them in memory and adds half of that to every checkpoint. "
+            "Select fewer layers, or measure less often."
         )
 
 
