@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Relative weight change between saved weights, without training."""
+"""How layers moved between saved weights, without training."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -11,9 +12,12 @@ from torch import Tensor
 from lightning_rwc.functional import change_ratio, is_measurable
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
+from lightning_rwc.movement import MOVEMENTS, Evidence
 from lightning_rwc.norms import Norm
 from lightning_rwc.options import RelativeTo, check_norm, check_relative_to
+from lightning_rwc.quantity import RWC
 from lightning_rwc.sums import prepare_sums
+from lightning_rwc.units import row_count
 from lightning_rwc.weight_files import WeightFile
 from lightning_rwc.weight_folders import find_weight_files
 
@@ -27,6 +31,7 @@ def history_of_checkpoints(
     relative_to: RelativeTo = "previous",
     layers: LayerFilter = None,
     group_by: GroupBy = None,
+    measure: str = RWC,
 ) -> RWCHistory:
     """Measure how far each layer moved from one file of weights to the next.
 
@@ -57,6 +62,9 @@ def history_of_checkpoints(
         layers: which parameters are tracked, see :class:`~lightning_rwc.layers.LayerSelection`. A function may get
             tensors without values.
         group_by: how parameters form layers, see there.
+        measure: ``"rwc"`` for relative weight change, or ``"rotation"``, ``"radial"``, ``"moved"`` or ``"still"``, see
+            :mod:`lightning_rwc.movement`. ``"still"`` needs the number of optimizer steps from file to file. Lightning
+            checkpoints have it. For other files it counts as one step, so that more units seem to move.
 
     Returns:
         A history with one measurement for each file after the first. If all files are Lightning checkpoints, it has the
@@ -72,6 +80,8 @@ def history_of_checkpoints(
     """
     check_norm(norm)
     check_relative_to(relative_to)
+    if measure not in (RWC, *MOVEMENTS):
+        raise ValueError(f"`measure` must be one of {[RWC, *MOVEMENTS]}, but got {measure!r}.")
     selection = LayerSelection(layers, group_by)
     files = find_weight_files(paths)
     if len(files) < 2:
@@ -85,9 +95,13 @@ def history_of_checkpoints(
     befores = files[:1] * (len(files) - 1) if relative_to == "initial" else files[:-1]
     _require_one_model(dict(zip(files, shapes, strict=True)), list(zip(befores, files[1:], strict=True)))
     history = RWCHistory()
-    for before, after, time in zip(befores, files[1:], numbered[1:], strict=True):
+    starts = numbered[:1] * (len(files) - 1) if relative_to == "initial" else numbered[:-1]
+    for before, after, start, time in zip(befores, files[1:], starts, numbered[1:], strict=True):
+        assert start is not None
         assert time is not None
-        history.record(*time, _changes(before, after, selection, norm, left_out))
+        evidence = _evidence(before, after, selection, norm, measure, left_out)
+        steps = time[1] - start[1]
+        history.record(*time, {layer: _value(of, norm, measure, steps) for layer, of in evidence.items()})
         (after if relative_to == "initial" else before).close()
     if left_out:
         message = f"Relative weight change leaves out weights that cannot be measured: {_listing(left_out)}."
@@ -150,33 +164,47 @@ def _require_one_model(
         )
 
 
-def _changes(
-    before: WeightFile, after: WeightFile, selection: LayerSelection, norm: Norm, left_out: dict[str, str]
-) -> dict[str, float]:
+def _value(evidence: Evidence | None, norm: Norm, measure: str, steps: int) -> float:
+    if evidence is None:
+        return math.nan
+    if measure == RWC:
+        return change_ratio(evidence.sums, norm).item()
+    return MOVEMENTS[measure].value(evidence._replace(steps=steps)).item()
+
+
+def _evidence(
+    before: WeightFile, after: WeightFile, selection: LayerSelection, norm: Norm, measure: str, left_out: dict[str, str]
+) -> dict[str, Evidence | None]:
+    """What is known of each layer of ``after``: None if nothing can be compared."""
     earlier = {name: stored for names in _stored(before, selection).values() for name, stored in names.items()}
-    row = {}
+    by_units = measure in MOVEMENTS and MOVEMENTS[measure].needs_units
+    row: dict[str, Evidence | None] = {}
     for layer, names in _stored(after, selection).items():
-        sums, failed = [], False
+        units, elements, failed = [], 0, False
         for name, new in names.items():
             old = earlier.get(name)
             if old is None or before.parameters[old].shape != after.parameters[new].shape:
                 continue
             try:
-                sums.append(_sums(before.read(old), after.read(new), norm))
+                units.append(_sums(before.read(old), after.read(new), norm, by_units))
+                elements += after.parameters[new].numel()
             except (MemoryError, OSError):
                 raise
             except Exception as error:
                 # PyTorch can store some kinds of tensors with which it cannot compute.
                 left_out[new] = str(error)
                 failed = True
-        if sums or not failed:
-            row[layer] = change_ratio(torch.stack(sums).sum(0), norm).item() if sums else float("nan")
+        if units:
+            joined = torch.cat(units, dim=1)
+            row[layer] = Evidence(joined.sum(1, keepdim=True), torch.tensor([elements]), [joined], steps=1)
+        elif not failed:
+            row[layer] = None
     return row
 
 
-def _sums(previous: Tensor, current: Tensor, norm: Norm) -> Tensor:
+def _sums(previous: Tensor, current: Tensor, norm: Norm, by_units: bool) -> Tensor:
     flat = [tensor.reshape(-1).contiguous() for tensor in (previous, current)]
-    return prepare_sums(flat[:1], flat[1:])(norm, False)[:, 0]
+    return prepare_sums(flat[:1], flat[1:], [row_count(current)] if by_units else None)(norm, False)
 
 
 def _listing(names: Mapping[str, object]) -> str:

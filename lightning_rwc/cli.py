@@ -133,22 +133,26 @@ def checkpoints(
         typer.Option(help="Regex of parameters; repeatable. Default: all matrices and kernels."),
     ] = None,
     group_by: Annotated[int | None, typer.Option(help="Make each module at this depth one layer, from 1.")] = None,
+    measure: Annotated[str, typer.Option(help="rwc, rotation, radial, moved or still.")] = "rwc",
 ) -> None:
     """Measure relative weight change over a series of saved weights, without training."""
     with _errors_as_messages():
         from lightning_rwc.checkpoints import history_of_checkpoints
+        from lightning_rwc.movement import quantity_of
 
         options: dict[str, Any] = {"norm": norm, "relative_to": relative_to, "layers": layers, "group_by": group_by}
+        options["measure"] = measure
         with warnings.catch_warnings(record=True) as caught:
             history = history_of_checkpoints(files, **options)
         for warning in caught:
             typer.echo(f"Warning: {warning.message}", err=True)
         out.mkdir(parents=True, exist_ok=True)
-        written = [out / name for name in ("rwc_history.csv", "rwc_heatmap.png", "rwc_curves.png")]
+        quantity = quantity_of(measure)
+        written = [out / f"{measure}_{name}" for name in ("history.csv", "heatmap.png", "curves.png")]
         history.save(written[0])
-        history.plot_heatmap().savefig(written[1])
-        history.plot_curves().savefig(written[2])
-    Console().print(history_table(history))
+        history.plot_heatmap(quantity).savefig(written[1])
+        history.plot_curves(quantity).savefig(written[2])
+    Console().print(history_table(history, quantity))
     print(*written, sep="\n")
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lightning_rwc.functional import Sums
-from lightning_rwc.quantity import Quantity
+from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.sampling import UNSEEN, SampleSums
 
 # Beyond this, Σ|c|² is what rounding leaves of the difference of two equal numbers.
@@ -225,3 +225,8 @@ def check_movements(names: Sequence[str]) -> bool:
     if unknown := [name for name in names if name not in MOVEMENTS]:
         raise ValueError(f"`movements` must have names of {[*MOVEMENTS]}, but has {unknown[0]!r}.")
     return any(MOVEMENTS[name].needs_units for name in names)
+
+
+def quantity_of(measure: str) -> Quantity:
+    """What the numbers of ``"rwc"`` or of a movement are."""
+    return MOVEMENTS[measure].quantity if measure in MOVEMENTS else RELATIVE_WEIGHT_CHANGE

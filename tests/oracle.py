@@ -80,3 +80,21 @@ def numpy_strengths(weights):
             ]
         )
     return strengths
+
+
+# How a layer moved, of flat arrays before and after. The angle is Kahan's, which cancels nowhere.
+MOVES = {
+    "rotation": lambda p, c: 2
+    * np.arctan2(
+        np.linalg.norm(p / np.linalg.norm(p) - c / np.linalg.norm(c)),
+        np.linalg.norm(p / np.linalg.norm(p) + c / np.linalg.norm(c)),
+    ),
+    "radial": lambda p, c: np.linalg.norm(c) / np.linalg.norm(p) - 1,
+    "moved": lambda p, c: np.mean(p != c),
+}
+
+
+def numpy_moves(previous, current, name):
+    """A movement of one layer: lists of tensors, before and after, all finite and not all zero."""
+    p, c = (np.concatenate([wide(tensor) for tensor in tensors]) for tensors in (previous, current))
+    return MOVES[name](p, c)
