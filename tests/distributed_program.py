@@ -19,8 +19,10 @@ from torch.utils.data import DataLoader
 
 from lightning_rwc import RelativeWeightChange, RWCCallback
 from tests.helpers import expected_table
-from tests.oracle import numpy_rwc, numpy_strengths
+from tests.oracle import MOVES, numpy_moves, numpy_rwc, numpy_strengths
 
+# Four rows are two units, which three ranks cannot share without cutting one.
+UNITS = {r"net\.2": 2, "": 1}
 WEIGHTS = ["net.0", "net.2", "net.4", "net.5", "head"]
 
 
@@ -169,9 +171,9 @@ def main(case, processes, norm, relative_to, folder):
     grouped = RWCCallback(
         norm=norm, relative_to=relative_to, group_by="tests.distributed_program:halves", prefix="group"
     )
-    sampled = sampling(norm, relative_to)
+    sampled, moving = sampling(norm, relative_to), movements(norm, relative_to)
     logger = FailingOnOneRank() if processes > 1 else False
-    trainer = run(case, processes, folder, [callback, grouped, *sampled, gather], logger=logger)
+    trainer = run(case, processes, folder, [callback, grouped, moving, *sampled, gather], logger=logger)
     assert callback.history.layers == WEIGHTS
     check(callback, gather.states, norm, relative_to)
     for strength, fluctuation, state in zip(
@@ -185,6 +187,7 @@ def main(case, processes, norm, relative_to, folder):
     check_memory(case, callback)
     if case == "fsdp" and processes > 1:
         check_sharded_later()
+    check_movements(moving, gather.states, norm, relative_to)
     bases = [gather.states[0]] * 3 if relative_to == "initial" else gather.states[:-1]
     for row, before, after in zip(grouped.history.values, bases, gather.states[1:], strict=True):
         for value, layer in zip(row, grouped.history.layers, strict=True):
@@ -199,13 +202,41 @@ def main(case, processes, norm, relative_to, folder):
         assert trainer.callback_metrics["loss"] == plain.callback_metrics["loss"]
         for with_callback, alone in zip(gather.states, without.states, strict=True):
             assert all(torch.equal(with_callback[name], weight) for name, weight in alone.items())
-        resume(case, processes, norm, relative_to, folder, [callback, *sampled])
+        resume(case, processes, norm, relative_to, folder, [callback, moving, *sampled])
 
 
 def sampling(norm, relative_to):
     if norm == "elementwise":
         return []
     return [RWCCallback(norm=norm, relative_to=relative_to, max_elements=256, prefix="sampled")]
+
+
+def movements(norm, relative_to):
+    measures = [*MOVES, "still"]
+    return RWCCallback(norm=norm, relative_to=relative_to, measures=measures, units=UNITS, prefix="moving")
+
+
+def tables(callback):
+    return [*callback.histories.values(), *callback.units.values(), *callback.unit_rotations.values()]
+
+
+def check_movements(callback, states, norm, relative_to):
+    """Movements of layers, and changes and rotations of units, equal NumPy."""
+    for row, after in enumerate(states[1:]):
+        start = 0 if relative_to == "initial" else row
+        for column, layer in enumerate(WEIGHTS):
+            weights = states[start][f"{layer}.weight"], after[f"{layer}.weight"]
+            for name in MOVES:
+                found = callback.histories[name].values[row, column]
+                np.testing.assert_allclose(found, numpy_moves(*([w] for w in weights), name), rtol=1e-6, atol=1e-7)
+            pairs = [*zip(*(weight.split(2 if layer == "net.2" else 1) for weight in weights), strict=True)]
+            changes = [numpy_rwc([p], [c], norm) for p, c in pairs]
+            rotations = [numpy_moves([p], [c], "rotation") for p, c in pairs]
+            np.testing.assert_allclose(callback.units[layer].values[row], changes, rtol=1e-6)
+            np.testing.assert_allclose(callback.unit_rotations[layer].values[row], rotations, rtol=1e-6, atol=1e-7)
+            steps = 4 * (row + 1 - start)
+            still = np.mean(np.array(rotations) <= steps * 2.0**-24)
+            np.testing.assert_allclose(callback.histories["still"].values[row, column], still)
 
 
 def check_estimate(estimate, exact):
@@ -249,14 +280,16 @@ def resume(case, processes, norm, relative_to, folder, whole):
     saver = ModelCheckpoint(folder / "saved", every_n_train_steps=6, filename="{step}", save_top_k=-1)
 
     def callbacks():
-        return [RWCCallback(norm=norm, relative_to=relative_to), *sampling(norm, relative_to)]
+        plain = RWCCallback(norm=norm, relative_to=relative_to)
+        return [plain, movements(norm, relative_to), *sampling(norm, relative_to)]
 
     run(case, processes, folder, [*callbacks(), saver])
     resumed = callbacks()
     run(case, processes, folder, resumed, ckpt=folder / "saved" / "step=6.ckpt")
     for again, once in zip(resumed, whole, strict=True):
         assert again.history.epochs == once.history.epochs
-        np.testing.assert_array_equal(again.history.values, once.history.values)
+        for mine, other in zip(tables(again), tables(once), strict=False):
+            np.testing.assert_array_equal(mine.values, other.values)
         np.testing.assert_array_equal(again.history.standard_errors, once.history.standard_errors)
 
 

@@ -39,7 +39,9 @@ def test_a_sample_of_everything(numel):
     sample = Sample(numel, 4, seed=7)
     before, after = torch.ones(numel), torch.full((numel,), 1.5)
     chosen = sample.indices(CPU)
-    assert sample.estimate(before[chosen], after[chosen], "l1").tolist() == [numel / 2, numel, numel / 2] + [0] * 6
+    # Numerator, denominator, moved, and Σd·p, Σd² and Σp². Nothing has a variance.
+    sums = [numel / 2, numel, numel, numel / 2, numel / 4, numel, *[0] * 13]
+    assert sample.estimate(before[chosen], after[chosen], "l1").tolist() == sums
 
 
 def test_every_element_is_as_likely_and_every_pair():
