@@ -185,10 +185,11 @@ measure = prepare_sums([torch.zeros(2**21)], [torch.ones(2**21)])
 measure("l1", False)
 child = os.fork()
 numerator = measure("l1", False)[0].item()
+if child != 0:
+    assert os.waitpid(child, 0)[1] == 0
 print(numerator, flush=True)
 if child == 0:
     os._exit(0)
-assert os.waitpid(child, 0)[1] == 0
 """
 
 
