@@ -72,7 +72,7 @@ class Plan:
         views = [baseline.view(part) for baseline, part in self._exact]
         # Weights with gaps in memory have no view in one dimension. They are copied for the time of each measurement.
         seen_in_place = all(_shares_memory(view, part) for view, (_, part) in zip(views, self._exact, strict=True))
-        self._prepared = self._prepare(views) if seen_in_place else None
+        self._prepared = self._prepare(views) if views and seen_in_place else None
 
     def fits(self, layers: Layers, locations: list[Any]) -> bool:
         """Whether the plan is for these parameters, and they are still where they were."""

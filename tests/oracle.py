@@ -111,10 +111,12 @@ def numpy_strengths(weights):
 
 # How a layer moved, of flat arrays before and after. The angle is Kahan's, which cancels nowhere.
 MOVES = {
-    "rotation": lambda p, c: 2
-    * np.arctan2(
-        np.linalg.norm(p / np.linalg.norm(p) - c / np.linalg.norm(c)),
-        np.linalg.norm(p / np.linalg.norm(p) + c / np.linalg.norm(c)),
+    "rotation": lambda p, c: (
+        2
+        * np.arctan2(
+            np.linalg.norm(p / np.linalg.norm(p) - c / np.linalg.norm(c)),
+            np.linalg.norm(p / np.linalg.norm(p) + c / np.linalg.norm(c)),
+        )
     ),
     "radial": lambda p, c: np.linalg.norm(c) / np.linalg.norm(p) - 1,
     "moved": lambda p, c: np.mean(p != c),

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -51,7 +53,9 @@ def test_units_are_rows(norm, memory_format):
         assert [*readings.changes] == [str(unit) for unit in range(len(after))]
         assert_units(readings, before[f"{layer}.weight"], after, norm)
     # The layers themselves are measured as ever.
-    expected = [numpy_rwc([before[f"{layer}.weight"]], [model.get_parameter(f"{layer}.weight")], norm) for layer in found]
+    expected = [
+        numpy_rwc([before[f"{layer}.weight"]], [model.get_parameter(f"{layer}.weight")], norm) for layer in found
+    ]
     np.testing.assert_allclose([*metric.compute().values()][1:], expected, rtol=1e-6)
 
 
@@ -145,7 +149,7 @@ def test_a_run_keeps_the_units_of_its_layers(tmp_path):
     changes, rotations = callback.units["block.conv2"], callback.unit_rotations["block.conv2"]
     assert changes.layers == rotations.layers == ["0", "1", "2", "3"]
     assert changes.steps == rotations.steps == callback.history.steps
-    for row, (p, c) in enumerate(zip(weights, weights[1:], strict=False)):
+    for row, (p, c) in enumerate(pairwise(weights)):
         np.testing.assert_allclose(changes.values[row], [numpy_rwc([p[i]], [c[i]], "l1") for i in range(4)], rtol=1e-6)
         expected = [numpy_moves([p[i]], [c[i]], "rotation") for i in range(4)]
         np.testing.assert_allclose(rotations.values[row], expected, rtol=1e-5)
