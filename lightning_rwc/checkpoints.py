@@ -99,7 +99,7 @@ def history_of_checkpoints(
     for before, after, start, time in zip(befores, files[1:], starts, numbered[1:], strict=True):
         assert start is not None
         assert time is not None
-        evidence = _evidence(before, after, selection, norm, measure, left_out)
+        evidence = _evidence((before, after), selection, norm, measure, left_out)
         steps = time[1] - start[1]
         history.record(*time, {layer: _value(of, norm, measure, steps) for layer, of in evidence.items()})
         (after if relative_to == "initial" else before).close()
@@ -173,9 +173,10 @@ def _value(evidence: Evidence | None, norm: Norm, measure: str, steps: int) -> f
 
 
 def _evidence(
-    before: WeightFile, after: WeightFile, selection: LayerSelection, norm: Norm, measure: str, left_out: dict[str, str]
+    files: tuple[WeightFile, WeightFile], selection: LayerSelection, norm: Norm, measure: str, left_out: dict[str, str]
 ) -> dict[str, Evidence | None]:
-    """What is known of each layer of ``after``: None if nothing can be compared."""
+    """What is known of each layer of the second file: None if nothing can be compared."""
+    before, after = files
     earlier = {name: stored for names in _stored(before, selection).values() for name, stored in names.items()}
     by_units = measure in MOVEMENTS and MOVEMENTS[measure].needs_units
     row: dict[str, Evidence | None] = {}

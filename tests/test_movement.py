@@ -164,7 +164,7 @@ def test_groups_are_measured_as_one_vector(name):
     metric = RelativeWeightChange(model, layers=".", group_by=lambda parameter: "2" if parameter[0] == "2" else "rest")
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter) * (torch.rand_like(parameter) < 0.5)
+            parameter.add_(0.1 * torch.randn_like(parameter) * (torch.rand_like(parameter) < 0.5))
     metric.update(model)
     after = [*model.parameters()]
     expected = [numpy_moves(before[part], after[part], name) for part in (slice(4), slice(4, 6))]

@@ -26,7 +26,7 @@ def change(model):
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
+            parameter.add_(0.1 * torch.randn_like(parameter))
     return before
 
 
@@ -89,7 +89,8 @@ def test_units_of_a_group_have_the_names_of_their_parameters():
     names = [f"{name}:{unit}" for name, parameter in model.named_parameters() for unit in range(len(parameter))]
     assert [*found.changes] == names
     rows = [[*before[name]] for name, _ in model.named_parameters()]
-    assert_units(found, sum(rows, []), [row for parameter in model.parameters() for row in parameter])
+    flat = [row for parameter_rows in rows for row in parameter_rows]
+    assert_units(found, flat, [row for parameter in model.parameters() for row in parameter])
 
 
 def test_units_of_weights_whose_rows_are_not_neighbours_in_memory():
