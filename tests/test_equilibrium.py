@@ -69,10 +69,10 @@ def lion(lr, weight_decay, betas):
     return step
 
 
-def simulate(step, burn_in, length=2500):
+def simulate(step, burn_in, length=2500, scale=1.0):
     """The mean angle at each lag for a loss that does not depend on the length of the weights, in radians."""
     random = np.random.default_rng(0)
-    w, path = random.normal(size=SIZE), []
+    w, path = scale * random.normal(size=SIZE), []
     for count in range(burn_in + length):
         g = random.normal(size=SIZE)
         square = w @ w
@@ -110,6 +110,15 @@ def test_simulations_turn_as_predicted(rule, kind, settings, burn_in):
         assert predict(kind, steps, **settings) == pytest.approx(angle, rel=0.03), steps
 
 
+def test_before_equilibrium_long_weights_turn_less_and_short_ones_more():
+    settings = {"lr": 0.1, "weight_decay": 0.02}
+    length = (0.1 * SIZE / (2 * 0.02)) ** 0.25 / math.sqrt(SIZE)  # at which growth and decay balance
+    long, equal, short = (simulate(sgd(**settings), 0, 1001, scale * length)[1] for scale in (10, 1, 0.1))
+    assert long < 0.2 * predict(SGD, **settings)
+    assert equal == pytest.approx(predict(SGD, **settings), rel=0.01)
+    assert short > 1.05 * predict(SGD, **settings)
+
+
 @pytest.mark.parametrize("decay", [1e-4, 1e-8, 1e-15])
 def test_one_step_turns_as_in_the_paper(decay):
     lr = 0.1
@@ -135,7 +144,8 @@ def test_one_step_of_lion_turns_almost_as_in_the_paper(betas):
 @pytest.mark.parametrize("kind", [SGD, ADAMW])
 def test_autocorrelations_of_many_steps(kind, decay, steps):
     """Compare with the Yule-Walker equations, solved with 60 digits."""
-    with localcontext(prec=60):
+    with localcontext() as context:
+        context.prec = 60
         memory, h = Decimal("0.9"), Decimal(decay)
         phi1, phi2 = (1 + memory - h, -memory) if kind is SGD else (memory + 1 - h, -memory * (1 - h))
         rho = [Decimal(1), phi1 / (1 - phi2)]
