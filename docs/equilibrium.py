@@ -79,8 +79,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
 
-    print("| data | optimizer | layers | steps | predicted |", " | ".join(LAYERS), "|")  # noqa: T201
-    print("|---|---|---|---|---|", "---|" * len(LAYERS), sep="")  # noqa: T201
+    print_row("data", "optimizer", "layers", "steps", "predicted", *LAYERS)
+    print_row(*["---"] * (5 + len(LAYERS)))
     for data in ("digits",) if arguments.quick else ("digits", "fashion-mnist"):
         images = load(data)
         for optimizer in OPTIMIZERS:
@@ -103,7 +103,10 @@ def network(normalised: bool) -> nn.Sequential:
 
     def block(inputs: int, outputs: int) -> list[nn.Module]:
         norm = [nn.BatchNorm2d(outputs)] if normalised else []
-        return [nn.Conv2d(inputs, outputs, 3, padding=1, bias=not normalised), *norm, nn.ReLU()]
+        conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        if not normalised:  # PyTorch's default weights are too small for it
+            nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+        return [conv, *norm, nn.ReLU()]
 
     features = [*block(1, 16), *block(16, 16), nn.MaxPool2d(2), *block(16, 32), *block(32, 32)]
     return nn.Sequential(*features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 10))
@@ -121,11 +124,14 @@ def train(data: str, images: Images, optimizer: str, normalised: bool, length: i
         rows["random signs"] = copies.weights, copies.optimizer
     paths = {row: deque(maxlen=max(STEPS) + 1) for row in rows}
     angles = {(row, k): [] for row in rows for k in STEPS}
+    shares = []
 
     for number, (pixels, labels) in enumerate(images.batches(length), start=1):
         loss = functional.cross_entropy(model(pixels), labels)
         trained.zero_grad()
         loss.backward()
+        if number > length * 2 // 3:
+            shares.append([outward(trained, weight) for weight in weights])
         if normalised:
             copies.step()
         trained.step()
@@ -142,8 +148,24 @@ def train(data: str, images: Images, optimizer: str, normalised: bool, length: i
             forecast.note(mover)
         predicted = forecast.of(parameters)
         ratios = torch.tensor(measured).mean(0) / predicted
-        cells = [data, optimizer, row, str(k), f"{predicted:.3f}", *(f"{ratio:.2f}" for ratio in ratios)]
-        print("|", " | ".join(cells), "|", flush=True)  # noqa: T201
+        print_row(data, optimizer, row, str(k), f"{predicted:.3f}", *(f"{ratio:.2f}" for ratio in ratios))
+    balance = (1 - torch.tensor(shares).mean(0)).clamp(min=0).sqrt()
+    print_row(data, optimizer, "√(1 − R)", "", "", *(f"{ratio:.2f}" for ratio in balance))
+
+
+def print_row(*cells: str) -> None:
+    """Print a row of the table."""
+    print("|", " | ".join(cells), "|", flush=True)  # noqa: T201
+
+
+@torch.no_grad()
+def outward(optimizer: Optimizer, weight: nn.Parameter) -> float:
+    """The part of weight decay's pull that the update by the present gradient alone undoes."""
+    group, state, update = optimizer.param_groups[0], optimizer.state[weight], weight.grad
+    assert update is not None
+    if "exp_avg_sq" in state:
+        update = update / (state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"])).sqrt()
+    return float(-(weight * update).sum() / (group["weight_decay"] * (weight * weight).sum()))
 
 
 def angle(before: Tensor, after: Tensor) -> float:

@@ -69,7 +69,7 @@ def lion(lr, weight_decay, betas):
     return step
 
 
-def simulate(step, burn_in, length=2500, scale=1.0):
+def simulate(step, burn_in, length=2500, scale=1.0, lags=LAGS):
     """The mean angle at each lag for a loss that does not depend on the length of the weights, in radians."""
     random = np.random.default_rng(0)
     w, path = scale * random.normal(size=SIZE), []
@@ -81,7 +81,7 @@ def simulate(step, burn_in, length=2500, scale=1.0):
         if count >= burn_in:
             path.append(w / np.linalg.norm(w))
     path = np.array(path)
-    chords = {k: np.linalg.norm(path[k::10] - path[:-k:10], axis=1) for k in LAGS}
+    chords = {k: np.linalg.norm(path[k::10] - path[:-k:10], axis=1) for k in lags}
     return {k: np.mean(2 * np.arcsin(chord / 2)) for k, chord in chords.items()}
 
 
@@ -113,10 +113,17 @@ def test_simulations_turn_as_predicted(rule, kind, settings, burn_in):
 def test_before_equilibrium_long_weights_turn_less_and_short_ones_more():
     settings = {"lr": 0.1, "weight_decay": 0.02}
     length = (0.1 * SIZE / (2 * 0.02)) ** 0.25 / math.sqrt(SIZE)  # at which growth and decay balance
-    long, equal, short = (simulate(sgd(**settings), 0, 1001, scale * length)[1] for scale in (10, 1, 0.1))
-    assert long < 0.2 * predict(SGD, **settings)
-    assert equal == pytest.approx(predict(SGD, **settings), rel=0.01)
-    assert short > 1.05 * predict(SGD, **settings)
+
+    def ratio(scale, **changed):
+        changed = {**settings, **changed}
+        return simulate(sgd(**changed), 0, 21, scale * length, lags=(1,))[1] / predict(SGD, **changed)
+
+    assert ratio(1) == pytest.approx(1, rel=0.02)
+    assert ratio(2) == pytest.approx(1 / 4, rel=0.05)  # gradients are half as large, and turn a vector twice as long
+    assert ratio(0.5) > 2
+    # A new learning rate changes the ratio by the root of its factor, until the length has followed.
+    assert ratio(1, lr=0.1 / 9) == pytest.approx(1 / 3, rel=0.05)
+    assert ratio(1, lr=0.1 * 1.21) == pytest.approx(1.1, rel=0.05)
 
 
 @pytest.mark.parametrize("decay", [1e-4, 1e-8, 1e-15])
@@ -126,6 +133,10 @@ def test_one_step_turns_as_in_the_paper(decay):
     for momentum in (0.0, 0.5, 0.9):
         expected = math.sqrt(2 * decay / (1 + momentum))
         assert predict(SGD, momentum=momentum, **settings) == pytest.approx(expected, rel=1e-3)
+    for momentum in (0.5, 0.9):  # not in the paper: mean square of a step over that of the weights
+        step = (1 + momentum) ** 2 + momentum**4 / (1 - momentum**2)
+        expected = math.sqrt(2 * decay * (1 - momentum) * step)
+        assert predict(SGD, momentum=momentum, nesterov=True, **settings) == pytest.approx(expected, rel=1e-3)
     for b1 in (0.0, 0.5, 0.9):
         expected = math.sqrt(2 * decay * (1 - b1) / (1 + b1))
         assert predict(ADAMW, betas=(b1, 0.999), **settings) == pytest.approx(expected, rel=1e-3)
