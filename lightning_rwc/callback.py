@@ -10,10 +10,12 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.memory import is_oom_error
 from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_rwc.announcer import Announcer
 from lightning_rwc.cadence import Cadence
+from lightning_rwc.equilibrium import EquilibriumForecast
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
 from lightning_rwc.measures import Measure
@@ -88,7 +90,8 @@ class RWCCallback(Callback):
             directions at each measurement. By default it is on the device of the model.
         measures: further quantities of each layer. Their tags start with ``{prefix}_{measure}``. From the same
             measurement follow ``"rotation"``, ``"radial"``, ``"moved"`` and ``"still"``
-            (:mod:`lightning_rwc.movement`). From the present weights follow ``"strength"``
+            (:mod:`lightning_rwc.movement`), and ``"equilibrium"``, the rotation over the one that the optimizer should
+            lead to (:mod:`lightning_rwc.equilibrium`). From the present weights follow ``"strength"``
             (:class:`~lightning_rwc.measures.NodeStrength`), ``"fluctuation"``
             (:class:`~lightning_rwc.measures.LayerFluctuation`), and instances of your own
             :class:`~lightning_rwc.measures.Measure`. ``"still"`` does not go with ``max_elements``.
@@ -143,6 +146,11 @@ class RWCCallback(Callback):
         self._announcer = Announcer(prefix, heatmap)
         self._recorder = Recorder(measures)
         UnitSelection(units)
+        if self._recorder.measures.has_equilibrium and relative_to == "initial":
+            raise ValueError(
+                "`measures` has 'equilibrium', which compares the rotation since the previous measurement with a "
+                "prediction, but `relative_to='initial'`. Leave out one of them."
+            )
         check_units_with_samples(max_elements, units, self._recorder.measures.movements)
         self.norm: Norm = norm
         self.relative_to: RelativeTo = relative_to
@@ -245,8 +253,10 @@ class RWCCallback(Callback):
         self._cadence.batch_started(trainer.current_epoch)
 
     @override
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._resume_if_loaded(trainer, pl_module)
+        if self._recorder.forecast is not None:
+            self._recorder.forecast.note(optimizer)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -315,6 +325,8 @@ class RWCCallback(Callback):
         self._announcer.restart()
         self._cadence.start(trainer.global_step)
         self._initial = None
+        if self._recorder.measures.has_equilibrium:
+            self._recorder.forecast = EquilibriumForecast(trainer.optimizers)
         selection = LayerSelection(self.layers, self.group_by)
         settle_reductions(trainer)
         require_layers(trainer, pl_module, selection, UnitSelection(self._units))

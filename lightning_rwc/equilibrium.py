@@ -11,11 +11,26 @@ stationary process, and the cosine of the angle after k steps is its autocorrela
 import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import Tensor
 from torch.optim import Optimizer
+
+from lightning_rwc.quantity import Quantity
+
+
+class Equilibrium(NamedTuple):
+    """The measure that compares a layer's rotation with the predicted one."""
+
+    name: str
+    quantity: Quantity
+
+
+EQUILIBRIUM = Equilibrium(
+    "equilibrium", Quantity("rotation / rotation at equilibrium (ratio)", zero="0: did not rotate")
+)
 
 # Settings that change the update in ways that the derivation does not cover. The last two are timm's.
 _NOT_COVERED = ("amsgrad", "caution", "corrected_weight_decay")
@@ -142,7 +157,9 @@ class EquilibriumForecast:
     """
 
     def __init__(self, optimizers: Iterable[Optimizer]) -> None:
-        self._totals: dict[Optimizer, list[tuple[float, float | Tensor]]] = {optimizer: [] for optimizer in optimizers}
+        # Optimizers hold much memory, and end with their training.
+        self._totals: WeakKeyDictionary[Optimizer, list[tuple[float, float | Tensor]]] = WeakKeyDictionary()
+        self._totals.update({optimizer: [] for optimizer in optimizers})
         self._predictions: dict[int, float] | None = None
 
     def note(self, optimizer: Optimizer) -> None:
@@ -176,7 +193,7 @@ class EquilibriumForecast:
 
     def restart(self) -> None:
         """Begin the next interval."""
-        self._totals = {optimizer: [] for optimizer in self._totals}
+        self._totals.update({optimizer: [] for optimizer in self._totals})
         self._predictions = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,7 +208,7 @@ class EquilibriumForecast:
         same = [len(totals) in (0, count) for totals, count in zip(saved, groups, strict=False)]
         if len(saved) != len(groups) or not all(same):
             saved = [[(math.nan, math.nan)] * count for count in groups]
-        self._totals = dict(zip(self._totals, saved, strict=True))
+        self._totals.update(zip([*self._totals], saved, strict=True))
         self._predictions = None
 
     def _predict(self) -> dict[int, float]:

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 from torchmetrics.utilities import rank_zero_warn
 
+from lightning_rwc.equilibrium import EQUILIBRIUM, Equilibrium
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.measures import MEASURES, Layers, Measure
 from lightning_rwc.metric import Readings
 from lightning_rwc.movement import MOVEMENTS, Movement
 from lightning_rwc.quantity import RWC
+
+_KNOWN = [*MOVEMENTS, EQUILIBRIUM.name, *MEASURES]
 
 
 class MeasureTables:
@@ -34,11 +37,10 @@ class MeasureTables:
                 f"{measures!r}."
             )
         for measure in measures:
-            if isinstance(measure, str) and measure not in MEASURES | MOVEMENTS:
+            if isinstance(measure, str) and measure not in _KNOWN:
                 hint = " Relative weight change is always measured: leave it out." if measure == RWC else ""
                 raise ValueError(
-                    f"`measures` has {measure!r}, but must have names of {[*MOVEMENTS, *MEASURES]}, or instances of "
-                    f"Measure.{hint}"
+                    f"`measures` has {measure!r}, but must have names of {_KNOWN}, or instances of Measure.{hint}"
                 )
         self._measures = [_named(measure) if isinstance(measure, str) else measure for measure in measures]
         names = [measure.name for measure in self._measures]
@@ -52,7 +54,12 @@ class MeasureTables:
         """The names of those that follow from the measurement itself."""
         return [measure.name for measure in self._measures if isinstance(measure, Movement)]
 
-    def __iter__(self) -> Iterator[tuple[Measure | Movement, RWCHistory]]:
+    @property
+    def has_equilibrium(self) -> bool:
+        """Whether rotations are compared with those that the optimizers should lead to."""
+        return EQUILIBRIUM in self._measures
+
+    def __iter__(self) -> Iterator[tuple[Measure | Movement | Equilibrium, RWCHistory]]:
         """Each measure with its table."""
         return zip(self._measures, self.tables.values(), strict=True)
 
@@ -65,13 +72,14 @@ class MeasureTables:
         """Measure the present weights of the layers that ``find_layers`` returns.
 
         Returns:
-            Measure name to layer name to value, which is ``nan`` if the measure fails. Movements are left out.
+            Measure name to layer name to value, which is ``nan`` if the measure fails. Others than a Measure are
+            left out.
 
         """
         rows = {}
         layers: Layers | None = None
         for measure in self._measures:
-            if isinstance(measure, Movement):
+            if not isinstance(measure, Measure):
                 continue
             row: dict[str, float] = {}
             try:
@@ -89,14 +97,14 @@ class MeasureTables:
         return rows
 
     def record(self, rows: Mapping[str, Mapping[str, float]], epoch: int, step: int) -> None:
-        """Append to each table its row of ``rows``, which :meth:`rows` returned. Movements get ``nan``."""
+        """Append to each table its row of ``rows``, which :meth:`rows` returned. The others get ``nan``."""
         for name, table in self.tables.items():
             table.record(epoch, step, rows.get(name, {}))
 
-    def amend(self, movements: Mapping[str, Readings]) -> None:
-        """Fill in the last row of each movement that was asked for."""
-        for name, readings in movements.items():
-            self.tables[name].amend(readings.values, readings.standard_errors)
+    def amend(self, readings: Mapping[str, Readings]) -> None:
+        """Fill in the last row of tables, by name."""
+        for name, one in readings.items():
+            self.tables[name].amend(one.values, one.standard_errors)
 
     def state_dict(self) -> dict[str, Any]:
         """The tables, for a checkpoint."""
@@ -107,7 +115,9 @@ class MeasureTables:
         self.tables |= {name: RWCHistory.from_state_dict(state[name]) for name in self.tables if name in state}
 
 
-def _named(name: str) -> Measure | Movement:
+def _named(name: str) -> Measure | Movement | Equilibrium:
+    if name == EQUILIBRIUM.name:
+        return EQUILIBRIUM
     return MOVEMENTS[name] if name in MOVEMENTS else MEASURES[name]()
 
 

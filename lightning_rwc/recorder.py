@@ -11,11 +11,13 @@ import numpy as np
 from torch.nn import Module
 
 from lightning_rwc.cadence import Cadence
+from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.interrupts import signals_held
+from lightning_rwc.layers import Layers
 from lightning_rwc.measure_tables import MeasureTables
 from lightning_rwc.measures import Measure
-from lightning_rwc.metric import Measurement, RelativeWeightChange
+from lightning_rwc.metric import Measurement, Readings, RelativeWeightChange
 from lightning_rwc.shards import rank
 
 
@@ -39,6 +41,8 @@ class Recorder:
         """Layer to the relative weight changes of its units, if these were asked for."""
         self.unit_rotations: dict[str, RWCHistory] = {}
         """Layer to the rotations of its units."""
+        self.forecast: EquilibriumForecast | None = None
+        """Follows the optimizers, if rotations are compared with a prediction."""
         self.metric: RelativeWeightChange | None = None
         """What measures relative weight change, or None if nothing can be measured."""
         self._warned = False
@@ -68,14 +72,16 @@ class Recorder:
                 metric.measure(module, cadence.global_step - start)
                 if not metric.spans_ranks:
                     metric.reduce()
-                    return self._fill_row(metric)
+                    return self._fill_row(metric, module)
             # Signals are not held here, so that Ctrl-C can end the wait for a rank that has died.
             metric.reduce()
             with signals_held():
-                return self._fill_row(metric)
+                return self._fill_row(metric, module)
         except Exception as error:
             if not self.history.layers:
                 self.history.amend(dict.fromkeys(metric.layers, math.nan))  # monitors need their keys
+            if self.forecast is not None:
+                self.forecast.restart()
             if not self._warned:
                 self._warned = True
                 warn(
@@ -100,10 +106,15 @@ class Recorder:
             table.record(cadence.epoch, cadence.step, {})
         cadence.measured()
 
-    def _fill_row(self, metric: RelativeWeightChange) -> Measurement:
-        measurement = metric.fetch(self.measures.movements)
+    def _fill_row(self, metric: RelativeWeightChange, module: Module) -> Measurement:
+        movements = self.measures.movements
+        measurement = metric.fetch([*movements, *(["rotation"] if self.measures.has_equilibrium else [])])
         self.history.amend(measurement.values, measurement.standard_errors)
-        self.measures.amend(measurement.movements)
+        self.measures.amend({name: measurement.movements[name] for name in movements})
+        if self.forecast is not None:
+            rotations, layers = measurement.movements["rotation"], metric.tracked(module)
+            self.measures.amend({EQUILIBRIUM.name: _ratios(rotations, layers, self.forecast)})
+            self.forecast.restart()
         for layer, units in measurement.units.items():
             for tables, values in ((self.units, units.changes), (self.unit_rotations, units.rotations)):
                 if layer not in tables:
@@ -111,6 +122,9 @@ class Recorder:
                     tables[layer] = RWCHistory((), *times, np.empty((len(self.history), 0)))
                 tables[layer].amend(values)
         return measurement
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"forecast": None}
 
     def state_dict(self) -> dict[str, Any]:
         """The tables, and the names of the layers, for a checkpoint."""
@@ -120,6 +134,7 @@ class Recorder:
             "measures": self.measures.state_dict(),
             "units": {layer: table.state_dict() for layer, table in self.units.items()},
             "unit_rotations": {layer: table.state_dict() for layer, table in self.unit_rotations.items()},
+            "forecast": self.forecast.state_dict() if self.forecast is not None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -130,3 +145,14 @@ class Recorder:
             {layer: RWCHistory.from_state_dict(table) for layer, table in state[name].items()}
             for name in ("units", "unit_rotations")
         )
+        if self.forecast is not None and state["forecast"] is not None:
+            self.forecast.load_state_dict(state["forecast"])
+
+
+def _ratios(rotations: Readings, layers: Layers, forecast: EquilibriumForecast) -> Readings:
+    """Each layer's rotation over the predicted one, which is not a number where it is unknown or zero."""
+    expected = {layer: forecast.of(layers[layer].values()) or math.nan for layer in rotations.values}
+    return Readings(
+        {layer: value / expected[layer] for layer, value in rotations.values.items()},
+        {layer: error / expected[layer] for layer, error in rotations.standard_errors.items()},
+    )

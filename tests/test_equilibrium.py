@@ -8,9 +8,12 @@ from decimal import Decimal, localcontext
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn import Parameter
 
+from lightning_rwc import RWCCallback
 from lightning_rwc.equilibrium import EquilibriumForecast, predicted_rotation
+from tests.helpers import Net, images, net, trainer
 
 LAGS = (1, 10, 100, 1000)
 SIZE = 2000
@@ -335,3 +338,40 @@ def test_an_interval_is_unknown_if_the_groups_are_others_after_a_resume():
     other.restart()
     step(other, optimizer, [0.1])
     assert other.of(weights) > 0
+
+
+@pytest.mark.integration
+def test_a_run_records_rotation_over_prediction(tmp_path):
+    class Decaying(Net):
+        def configure_optimizers(self):
+            optimizer = torch.optim.AdamW(self.parameters(), lr=0.01, weight_decay=0.5)
+            return [optimizer], [torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)]
+
+    callback = RWCCallback(measures=["rotation", "equilibrium"])
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=12, filename="{step}", save_top_k=-1)
+    trainer(callback, saver, tmp_path=tmp_path, enable_checkpointing=True).fit(net(Decaying), images())
+    # The learning rate of each epoch, and AdamW's autocorrelation after an epoch of six steps.
+    expected = []
+    for epoch in range(3):
+        root = 1 - 0.01 * 0.5**epoch * 0.5
+        rho = [1, (root + 0.9) / (1 + 0.9 * root)]
+        for _ in range(5):
+            rho.append((root + 0.9) * rho[-1] - 0.9 * root * rho[-2])
+        expected.append(math.acos(rho[6]))
+    rotations = callback.histories["rotation"].values
+    np.testing.assert_allclose(
+        callback.histories["equilibrium"].values, rotations / np.array(expected)[:, None], rtol=1e-6
+    )
+
+    resumed = RWCCallback(measures=["rotation", "equilibrium"])
+    trainer(resumed, tmp_path=tmp_path).fit(net(Decaying), images(), ckpt_path=tmp_path / "step=12.ckpt")
+    np.testing.assert_array_equal(resumed.histories["equilibrium"].values, callback.histories["equilibrium"].values)
+
+
+def test_equilibrium_is_unknown_without_decay_and_from_the_initial_weights(tmp_path):
+    callback = RWCCallback(measures=["equilibrium"])
+    trainer(callback, tmp_path=tmp_path, max_epochs=1).fit(net(), images())
+    assert [*callback.histories] == ["rwc", "equilibrium"]
+    assert np.isnan(callback.histories["equilibrium"].values).all()
+    with pytest.raises(ValueError, match=r"`measures` has 'equilibrium', .* but `relative_to='initial'`"):
+        RWCCallback(measures=["equilibrium"], relative_to="initial")
