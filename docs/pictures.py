@@ -15,6 +15,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_rwc.demo import run_demo
+from lightning_rwc.movement import quantity_of
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -23,6 +24,7 @@ PATTERNS = {
     "healthy": "Net",
     "frozen": "FrozenBlock",
     "dead": "DeadBlock",
+    "decaying": "DecayingBlock",
     "too_fast": "TooFast",
     "exploding": "ExplodingLastLayer",
 }
@@ -32,10 +34,12 @@ def main() -> None:
     """Write all pictures, and print what their captions say."""
     notebook = run_notebook()
     for picture, network in PATTERNS.items():
-        notebook["runs"][network][0].plot_heatmap().savefig(IMAGES / f"pattern_{picture}.png")
+        notebook["runs"][network][0]["rwc"].plot_heatmap().savefig(IMAGES / f"pattern_{picture}.png")
+    rotation = notebook["runs"]["DecayingBlock"][0]["rotation"]
+    rotation.plot_heatmap(quantity_of("rotation")).savefig(IMAGES / "pattern_rotation.png")
 
-    history, losses, accuracy = notebook["fit"](cut_off_network(notebook["Net"]))
-    history.plot_heatmap().savefig(IMAGES / "sick.png")
+    histories, losses, accuracy = notebook["fit"](cut_off_network(notebook["Net"]))
+    histories["rwc"].plot_heatmap().savefig(IMAGES / "sick.png")
     print(f"sick.png             loss {losses[-1]:7.3f}   accuracy {accuracy:6.1%}")  # noqa: T201
 
     with tempfile.TemporaryDirectory() as folder:
