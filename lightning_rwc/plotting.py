@@ -21,12 +21,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
-from lightning_rwc.activity import by_activity
+from lightning_rwc.activity import by_activity, spread
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.row_names import RowNames, short, text_width
 
 Table = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int_]
+Indices = npt.NDArray[np.intp]
 
 _DPI = 100
 _CMAP, _SIGNED_CMAP = colormaps["viridis"], colormaps["PuOr"]
@@ -68,7 +68,7 @@ def heatmap(
         ValueError: if there is no measurement.
 
     """
-    return _heatmap(values, layers, epochs, steps, quantity, _MAX_ROWS, "layer, in definition order")
+    return _heatmap(values, layers, epochs, steps, quantity, most_names=_MAX_ROWS, label="layer, in definition order")
 
 
 def unit_heatmap(
@@ -94,11 +94,13 @@ def unit_heatmap(
         ValueError: if there is no measurement.
 
     """
-    rows = by_activity(values)[_spread(len(units), _MAX_UNITS)]
+    rows = by_activity(values)[spread(len(units), _MAX_UNITS)]
     label = "unit, most active first"
     if len(rows) < len(units):
         label += f" ({len(rows)} of {len(units):,}, evenly spaced)"
-    return _heatmap(values[:, rows], [units[row] for row in rows], epochs, steps, quantity, _NAMED_UNITS, label)
+    return _heatmap(
+        values[:, rows], [units[row] for row in rows], epochs, steps, quantity, most_names=_NAMED_UNITS, label=label
+    )
 
 
 def _heatmap(
@@ -107,12 +109,13 @@ def _heatmap(
     epochs: Sequence[int],
     steps: Sequence[int],
     quantity: Quantity,
+    *,
     most_names: int,
     label: str,
 ) -> Figure:
     columns, times, time_label = _times(values, epochs, steps, most=_MAX_COLUMNS)
     cells = values[columns].T
-    named = _spread(len(rows), most_names)
+    named = spread(len(rows), most_names)
     names = [short(rows[row]) for row in named]
 
     row_height = float(np.clip(5 / max(len(named), 1), 0.11, 0.4).round(2))
@@ -146,9 +149,9 @@ def curves(
 ) -> Figure:
     """Draw each layer's curve in one chart, coloured by depth, on a logarithmic axis.
 
-    Zeros and infinities are triangles at the lower and the upper edge. The axis of a signed quantity and of
-    shares is linear. Up to 12 layers get a legend, more get a colour bar of depth. At most 320 layers and 260 measurements are drawn, and at
-    most 24,000 points. They are evenly spaced and include the first and the last.
+    Zeros and infinities are triangles at the lower and the upper edge. The axis of a signed quantity and of shares is
+    linear. Up to 12 layers get a legend, more get a colour bar of depth. At most 320 layers and 260 measurements are
+    drawn, and at most 24,000 points. They are evenly spaced and include the first and the last.
 
     Args:
         values: of shape ``(measurements, layers)``.
@@ -161,12 +164,12 @@ def curves(
         ValueError: if there is no measurement.
 
     """
-    rows = _spread(len(layers), _MAX_ROWS)
+    rows = spread(len(layers), _MAX_ROWS)
     columns, times, time_label = _times(values, epochs, steps, most=min(_MAX_POINTS // max(len(rows), 1), _MAX_COLUMNS))
     values, names = values[columns][:, rows], [short(layers[row]) for row in rows]
     depth = Normalize(0, max(len(layers) - 1, 1))
     colours = _CMAP(depth(rows))
-    listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else _spread(len(rows), 6)
+    listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else spread(len(rows), 6)
     figure, axes = _figure(height=3.4, left=0.9, right=0.6 + max(text_width([names[i] for i in listed], 8), 0.9))
     axes.set_xlabel(time_label)
     axes.set_ylabel(_axis_label(quantity))
@@ -234,12 +237,8 @@ def _times(values: Table, epochs: Sequence[int], steps: Sequence[int], most: int
     if values.size == 0:
         raise ValueError("There is no measurement to draw yet. The first is taken at the end of the first epoch.")
     times, label = (epochs, "epoch") if len(set(epochs)) == len(epochs) else (steps, "step")
-    drawn = _spread(len(times), most)
+    drawn = spread(len(times), most)
     return drawn, np.array(times, dtype=np.float64)[drawn], label
-
-
-def _spread(count: int, most: int) -> Indices:
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def _round_times(times: Table) -> Table:
