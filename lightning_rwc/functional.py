@@ -66,7 +66,7 @@ def change_sums(previous: Tensor, current: Tensor, norm: Norm = "l1") -> Tensor:
         ============= ============================= =======================
 
     """
-    return change_terms(previous, current, norm).flatten(1).sum(1)
+    return change_terms(previous.flatten(), current.flatten(), norm).sum(1)
 
 
 def change_terms(previous: Tensor, current: Tensor, norm: Norm) -> Tensor:

@@ -62,10 +62,37 @@ def numpy_rwc(previous, current, norm):
 
 
 def numpy_sums(previous, current, norm):
-    """Numerator, denominator and total absolute change of one tensor."""
+    """The six sums of one tensor: those of the norm, and where the change points."""
     p, c = wide(previous), wide(current)
-    with np.errstate(invalid="ignore"):
-        return *SUMS[norm](p, c), np.abs(c - p).sum()
+    with np.errstate(invalid="ignore", over="ignore"):
+        d = c - p
+        dot = (d.real * p.real).sum() + (d.imag * p.imag).sum()
+        squares = [(x.real**2).sum() + (x.imag**2).sum() for x in (d, p)]
+        return *SUMS[norm](p, c), np.count_nonzero(c != p), dot, *squares
+
+
+def numpy_piece_sums(previous, current, pieces, norm):
+    """The six sums of each piece of each tensor, of shape ``(6, pieces)``."""
+    columns = [
+        numpy_sums(p, c, norm)
+        for before, after, count in zip(previous, current, pieces, strict=True)
+        if count
+        for p, c in zip(*(side.view(count, side.numel() // count) for side in (before, after)), strict=True)
+    ]
+    return np.array(columns).reshape(-1, 6).T
+
+
+def assert_equal_sums(found, expected, rtol=1e-12):
+    """Compare six sums with NumPy's. Only those of the norm, which come first, may be less exact than float64."""
+    found, expected = np.asarray(found), np.asarray(expected)
+    np.testing.assert_allclose(found[:2], expected[:2], rtol=rtol)
+    np.testing.assert_array_equal(found[2], expected[2])
+    np.testing.assert_allclose(found[4:], expected[4:], rtol=1e-12)
+    # Products of both signs cancel. Their sum is as exact as its largest possible value.
+    finite = np.isfinite(expected).all(axis=0)
+    dots = np.stack((found[3], expected[3])) / np.maximum(np.sqrt(expected[4]) * np.sqrt(expected[5]), 1e-150)
+    np.testing.assert_allclose(*dots[:, finite], rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(np.isfinite(found).all(axis=0), finite)
 
 
 def numpy_strengths(weights):

@@ -13,7 +13,7 @@ from torchmetrics.functional.regression import weighted_mean_absolute_percentage
 from lightning_rwc import relative_weight_change
 from lightning_rwc.depth import depth_correlation
 from lightning_rwc.functional import change_ratio, change_sums
-from tests.oracle import NORMS, numpy_rwc
+from tests.oracle import NORMS, assert_equal_sums, numpy_rwc, numpy_sums
 
 DTYPES = {
     torch.float64: 1e150,
@@ -67,6 +67,23 @@ def test_zero_rules(norm):
     assert relative_weight_change(torch.empty(0, 4), torch.empty(0, 4), norm).item() == 0
 
 
+@pytest.mark.parametrize("norm", NORMS)
+@given(pair=weights())
+@settings(max_examples=200, deadline=None)
+def test_sums_equal_numpy(norm, pair):
+    sums = change_sums(*pair, norm)
+    assert sums.shape == (6,)
+    assert_equal_sums(sums[:, None], np.array(numpy_sums(*pair, norm))[:, None])
+
+
+def test_sums_worked_out_by_hand():
+    previous, current = torch.tensor([1.0, -2.0, 3.0]), torch.tensor([1.5, -2.0, 0.0])
+    # Changes of 1/2, 0 and −3.
+    assert change_sums(previous, current, "l1").tolist() == [3.5, 6, 2, 0.5 - 9, 9.25, 14]
+    # A change of 3 + 4i, of which 4i is along i.
+    assert change_sums(torch.tensor([1j]), torch.tensor([3 + 5j]), "l1").tolist() == [5, 1, 1, 4, 25, 1]
+
+
 def test_elementwise_is_the_papers_code_where_no_weight_is_zero():
     a, b = torch.randn(50, 7, dtype=torch.float64), torch.randn(50, 7, dtype=torch.float64)
     expected = np.mean(np.abs(a.numpy() - b.numpy()) / np.abs(a.numpy()))
@@ -76,7 +93,7 @@ def test_elementwise_is_the_papers_code_where_no_weight_is_zero():
 def test_elementwise_leaves_out_zeros():
     previous, current = torch.tensor([0.0, 0.0, 2.0]), torch.tensor([5.0, 0.0, 3.0])
     assert relative_weight_change(previous, current, "elementwise").item() == 0.5
-    assert change_sums(previous, current, "elementwise").tolist() == [0.5, 1, 6]
+    assert change_sums(previous, current, "elementwise").tolist() == [0.5, 1, 2, 2, 26, 4]
 
 
 def test_squares_that_underflow_are_no_change():

@@ -232,12 +232,10 @@ def test_nothing_waits_for_the_device():
 
 
 def test_without_float64_sums_are_float32(monkeypatch):
-    def narrow(tensor):
-        return tensor.to(torch.complex64 if tensor.is_complex() else torch.float32)
-
-    monkeypatch.setattr("lightning_rwc.functional._widen", narrow)
+    for module in ("functional", "sums.plain"):
+        monkeypatch.setattr(f"lightning_rwc.{module}.sums_dtype", lambda device: torch.float32)
     monkeypatch.setattr("lightning_rwc.sums.WAYS", ())
-    monkeypatch.setattr("lightning_rwc.sums.plain._can_be_narrow", lambda previous, current: False)
+    monkeypatch.setattr("lightning_rwc.sums.plain._is_real_on_cpu", lambda previous, current: False)
     model = net()
     for norm in NORMS:
         metric = RelativeWeightChange(model, norm=norm)

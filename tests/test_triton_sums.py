@@ -7,11 +7,10 @@ from concurrent.futures import ProcessPoolExecutor
 from importlib.util import find_spec
 from multiprocessing import get_context
 
-import numpy as np
 import pytest
 import torch
 
-from tests.oracle import EDGES, NORMS, numpy_sums
+from tests.oracle import EDGES, NORMS, assert_equal_sums, numpy_piece_sums
 
 pytestmark = [
     pytest.mark.integration,
@@ -35,8 +34,8 @@ def interpreter():
 
 @pytest.fixture
 def measure(interpreter):
-    def call(previous, states, norm, advance):
-        task = pickle.dumps((previous, states, norm, advance))
+    def call(previous, states, norm, advance, pieces=None):
+        task = pickle.dumps((previous, states, norm, advance, pieces or [1] * len(previous)))
         return pickle.loads(interpreter.submit(_measure, task).result())
 
     return call
@@ -48,9 +47,9 @@ def _measure(task):
 
     # So that the sums of a few blocks are more than one chunk.
     triton_sums._CHUNK = 2
-    previous, states, norm, advance = pickle.loads(task)
+    previous, states, norm, advance, pieces = pickle.loads(task)
     current, results = states[0], []
-    prepared = triton_sums.prepare_sums(previous, current)
+    prepared = triton_sums.prepare_sums(previous, current, pieces)
     for state in states:
         for tensor, values in zip(current, state, strict=True):
             tensor.copy_(values)
@@ -59,11 +58,10 @@ def _measure(task):
     return pickle.dumps((results, len(prepared.launches)))
 
 
-def check(sums, previous, current, norm, rtol=1e-6):
-    expected = [numpy_sums(p, c, norm) for p, c in zip(previous, current, strict=True)]
+def check(sums, previous, current, norm, rtol=1e-6, pieces=None):
     assert sums.dtype == torch.float64
     assert sums.is_contiguous()
-    np.testing.assert_allclose(sums.T, expected, rtol=rtol)
+    assert_equal_sums(sums, numpy_piece_sums(previous, current, pieces or [1] * len(previous), norm), rtol)
 
 
 def bits(tensor):
@@ -118,6 +116,39 @@ def test_edges(measure, norm, kind):
     assert all(torch.equal(bits(k), bits(c)) for k, c in zip(kept, current, strict=True))
 
 
+@pytest.mark.parametrize("advance", [True, False])
+@pytest.mark.parametrize("norm", NORMS)
+def test_pieces(measure, norm, advance):
+    torch.manual_seed(0)
+    # Pieces and their length: rows of every width, pieces of one block and of several, and tensors without elements.
+    shapes = [(5, 1), (9, 64), (70, 63), (64, 576), (100, 77), (3, 1000), (2, 2048), (3, 2 * BLOCK + 5), (3, 0), (0, 0)]
+    pieces = [count for count, _ in 2 * shapes]
+    previous, current = [], []
+    for index, (count, length) in enumerate(2 * shapes):
+        before, after = KINDS[index % len(KINDS)]
+        # Of every third pair the memory is not aligned, and of the others not every piece.
+        start = index % 3 == 0
+        values = torch.randn(count * length + start)
+        values[::7] = 0
+        moved = values + 0.01 * torch.randn(len(values)) * (torch.rand(len(values)) < 0.9)
+        previous.append(values.to(before)[start:])
+        current.append(moved.to(after)[start:])
+
+    [(sums, kept)], _ = measure(previous, [current], norm, advance, pieces)
+
+    check(sums, previous, current, norm, pieces=pieces)
+    expected = [c.to(p.dtype) for p, c in zip(previous, current, strict=True)] if advance else previous
+    assert all(torch.equal(bits(k), bits(e)) for k, e in zip(kept, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", [F32, F64], ids=str)
+@pytest.mark.parametrize("norm", NORMS)
+def test_edges_of_pieces(measure, norm, kind):
+    previous, current = ([torch.tensor(sides, dtype=kind).flatten()] for sides in zip(*EDGES, strict=True))
+    [(sums, _)], _ = measure(previous, [current], norm, True, [len(EDGES)])
+    check(sums, previous, current, norm, pieces=[len(EDGES)])
+
+
 @pytest.mark.parametrize("capability", [75, 80, 90])
 @pytest.mark.parametrize("norm", NORMS)
 def test_compiles(norm, capability, tmp_path, monkeypatch):
@@ -147,5 +178,8 @@ def test_compiles(norm, capability, tmp_path, monkeypatch):
     # Sixteen bytes at once.
     assert "ld.global.v4.b32" in code["ptx"]
     assert "st.global.v4.b32" in code["ptx"]
-    types = {"table": "*i64", "partials": "*fp64", "sums": "*fp64", "blocks": "i32", "columns": "i32"}
-    assert compiled(triton_sums.tensor_sums, {"chunk": 4096}, types)["cubin"]
+    types |= {"sums": "*fp64", "blocks": "i32", "columns": "i32"}
+    assert compiled(triton_sums.piece_sums, {"chunk": 4096}, types)["cubin"]
+    for width in triton_sums._WIDTHS:
+        constants |= {"block": BLOCK, "width": width}
+        assert compiled(triton_sums.row_sums(norm), constants, types)["cubin"]

@@ -13,14 +13,17 @@ from importlib.util import find_spec
 from typing import NamedTuple, TypeAlias
 from warnings import warn
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from lightning_rwc.functional import sums_dtype
 from lightning_rwc.norms import Norm
 from lightning_rwc.sums import plain
+from lightning_rwc.sums.pieces import columns_of
 
 PreparedSums: TypeAlias = Callable[[Norm, bool], Tensor]
-_Prepare: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor]], PreparedSums]
+_Prepare: TypeAlias = Callable[[Sequence[Tensor], Sequence[Tensor], Sequence[int]], PreparedSums]
 
 # What compiled kernels can read.
 _COMPILED_DTYPES = {torch.float64, torch.float32, torch.bfloat16, torch.float16}
@@ -46,36 +49,45 @@ WAYS = (
 )
 
 
-def prepare_sums(previous: Sequence[Tensor], current: Sequence[Tensor]) -> PreparedSums:
+def prepare_sums(
+    previous: Sequence[Tensor], current: Sequence[Tensor], pieces: Sequence[int] | None = None
+) -> PreparedSums:
     """Prepare to sum the change of every tensor, any number of times while the tensors stay where they are.
 
     Args:
         previous: the earlier values of each tensor, one-dimensional and contiguous.
         current: the present values of each, of the same length, contiguous, on any device.
+        pieces: into how many equal consecutive pieces each tensor is cut, of which each has sums of its own. The number
+            may be 0 if the tensor is empty. If None, each tensor is one piece.
 
     Returns:
         A function of the norm, and of whether to overwrite the earlier values with the present ones in the same pass.
-        It returns a tensor of shape ``(3, tensors)`` with the rows of :class:`~lightning_rwc.functional.Sums`. That is
-        on the CPU only if all of ``current`` are.
+        It returns a tensor of shape ``(6, sum(pieces))`` with the rows of :class:`~lightning_rwc.functional.Sums`. That
+        is on the CPU only if all of ``current`` are.
 
     """
+    pieces = [1] * len(previous) if pieces is None else pieces
     groups: dict[tuple[torch.device, _Prepare], list[int]] = {}
     for index, (p, c) in enumerate(zip(previous, current, strict=True)):
         groups.setdefault((c.device, _prepare_for(p, c)), []).append(index)
     parts = [
-        (indices, prepare([previous[index] for index in indices], [current[index] for index in indices]))
+        prepare(
+            [previous[index] for index in indices],
+            [current[index] for index in indices],
+            [pieces[index] for index in indices],
+        )
         for (_, prepare), indices in groups.items()
     ]
+    if len(parts) == 1:
+        return parts[0]
     home = next((device for device, _ in groups if device.type != "cpu"), torch.device("cpu"))
+    columns = columns_of(pieces)
+    order = [columns[index] for indices in groups.values() for index in indices]
+    place = torch.from_numpy(np.argsort(np.concatenate(order))).to(home)
 
     def sums(norm: Norm, advance: bool) -> Tensor:
-        columns: dict[int, Tensor] = {}
-        for indices, part in parts:
-            here = part(norm, advance)
-            if len(parts) == 1:
-                return here
-            columns |= zip(indices, here.to(home).unbind(1), strict=True)
-        return torch.stack([columns[index] for index in range(len(columns))], dim=1)
+        here = [part(norm, advance).to(home, sums_dtype(home)) for part in parts]
+        return torch.cat(here, dim=1)[:, place]
 
     return sums
 
@@ -103,7 +115,7 @@ def _load(way: Way) -> _Prepare | None:
         prepare: _Prepare = import_module(way.module).prepare_sums
         if way.compiler is not None:
             ones = [torch.ones(1, device=way.previous)], [torch.ones(1, device=way.current)]
-            prepare(*ones)("l1", False)
+            prepare(*ones, [1])("l1", False)
     except Exception as error:
         warn(
             f"Relative weight change is measured with plain PyTorch operations, because {way.module} fails: {error}",

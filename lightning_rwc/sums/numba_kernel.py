@@ -96,17 +96,20 @@ def _terms_of(norm, change, size):
 # A core still waits for memory most of the time, though all arithmetic is float64.
 @_inlined
 def _sums(p, c, norm, advance):
-    numerator = denominator = total = 0.0
+    numerator = denominator = moved = dot = squared_change = squared_size = 0.0
     for i in range(len(p)):
         before, after = np.float64(_number(p[i])), np.float64(_number(c[i]))
-        change = abs(after - before)
-        numerators, denominators = _terms(norm, change, abs(before))
+        difference = after - before
+        numerators, denominators = _terms(norm, abs(difference), abs(before))
         numerator += numerators
         denominator += denominators
-        total += change
+        moved += after != before
+        dot += difference * before
+        squared_change += difference * difference
+        squared_size += before * before
         if advance:
             p[i] = _carried(c[i], p[i])
-    return numerator, denominator, total
+    return numerator, denominator, moved, dot, squared_change, squared_size
 
 
 @cache
@@ -125,7 +128,7 @@ def worker(before, after, norm):
         2. the number of bunches
         3. the address of the bunches' ends: 0, then for each bunch the number of tasks up to its end
         4. the address of the tasks: each has an address of earlier values, one of present values, and their number
-        5. the address of the results: three float64 numbers for each task
+        5. the address of the results: for each task six float64 numbers, the rows of `Sums`
         6. whether to overwrite earlier values with present ones
 
     """
@@ -138,7 +141,7 @@ def worker(before, after, norm):
         bunches, advance = job[1], job[5] != 0
         ends = numba.carray(_pointer(job[2]), bunches + 1, np.int64)
         tasks = numba.carray(_pointer(job[3]), (ends[bunches], 3), np.int64)
-        sums = numba.carray(_pointer(job[4]), (ends[bunches], 3), np.float64)
+        sums = numba.carray(_pointer(job[4]), (ends[bunches], 6), np.float64)
         bunch = _count_up(address)
         while bunch < bunches:
             for task in range(ends[bunch], ends[bunch + 1]):

@@ -2,6 +2,7 @@
 """Sums on the CPU, compiled by Numba: every weight is read once, before and after, and written once."""
 
 import ctypes
+import os
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +14,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from lightning_rwc.functional import Sums
 from lightning_rwc.norms import Norm
 from lightning_rwc.sums.numba_kernel import worker
+from lightning_rwc.sums.pieces import columns_of
 
 _Numbers: TypeAlias = npt.NDArray[np.int64]
 
@@ -27,12 +30,16 @@ _CARRIERS: dict[torch.dtype, Any] = {
 }
 # Elements of a task.
 _TASK = 2**18
+# A forked process has none of the threads that OpenMP started before, and would wait for them for ever.
+_PROCESS = os.getpid()
 # Threads of our own: how many bunches of tasks are worth another thread, and beyond how many they only wait for memory.
 _PER_THREAD = 32
 _MOST_THREADS = 16
 
 
-def prepare_sums(previous: Sequence[Tensor], current: Sequence[Tensor]) -> Callable[[Norm, bool], Tensor]:
+def prepare_sums(
+    previous: Sequence[Tensor], current: Sequence[Tensor], pieces: Sequence[int]
+) -> Callable[[Norm, bool], Tensor]:
     """As :func:`lightning_rwc.sums.prepare_sums`, for tensors of 16, 32 or 64 bits on the CPU.
 
     Where the dtypes of a pair differ, the earlier values have at least 32 bits.
@@ -42,13 +49,20 @@ def prepare_sums(previous: Sequence[Tensor], current: Sequence[Tensor]) -> Calla
     kinds: dict[tuple[torch.dtype, torch.dtype], list[int]] = {}
     for index, (p, c) in enumerate(pairs):
         kinds.setdefault((p.dtype, c.dtype), []).append(index)
-    jobs = [(indices, _Job(*kind, [pairs[index] for index in indices])) for kind, indices in kinds.items()]
+    columns = columns_of(pieces)
+    jobs = [
+        (
+            np.concatenate([columns[index] for index in indices]),
+            _Job(*kind, [pairs[index] for index in indices], [pieces[index] for index in indices]),
+        )
+        for kind, indices in kinds.items()
+    ]
 
     def sums(norm: Norm, advance: bool) -> Tensor:
-        total = np.empty((len(pairs), 3))
-        for indices, job in jobs:
-            total[indices] = job.run(norm, advance)
-        return torch.from_numpy(total.T.copy())
+        total = np.empty((len(Sums._fields), sum(pieces)))
+        for here, job in jobs:
+            total[:, here] = job.run(norm, advance).T
+        return torch.from_numpy(total)
 
     return sums
 
@@ -56,21 +70,25 @@ def prepare_sums(previous: Sequence[Tensor], current: Sequence[Tensor]) -> Calla
 class _Job:
     """Pairs of tensors of the same two types, cut into tasks."""
 
-    def __init__(self, before: torch.dtype, after: torch.dtype, pairs: Sequence[tuple[Tensor, Tensor]]) -> None:
+    def __init__(
+        self,
+        before: torch.dtype,
+        after: torch.dtype,
+        pairs: Sequence[tuple[Tensor, Tensor]],
+        pieces: Sequence[int],
+    ) -> None:
         # Tasks have addresses only, so the tensors must live as long as this.
         self._pairs = pairs
         self._carriers = _CARRIERS[before], _CARRIERS[after]
-        tasks = [_tasks(*pair) for pair in pairs]
-        self._firsts = np.cumsum([0, *map(len, tasks[:-1])])
-        self._tasks: _Numbers = np.concatenate(tasks)
+        self._tasks, self._firsts = _tasks(pairs, np.array(pieces))
         # Small neighbouring tasks form one bunch, so that counting bunches costs little.
         ends = np.flatnonzero(np.diff(np.cumsum(self._tasks[:, 2]) // _TASK)) + 1
         self._ends: _Numbers = np.array([0, *ends, len(self._tasks)])
 
     def run(self, norm: Norm, advance: bool) -> npt.NDArray[np.float64]:
-        """The sums of every pair, of shape ``(pairs, 3)``."""
+        """The sums of every piece, of shape ``(pieces, 6)``."""
         work = worker(*self._carriers, norm)
-        sums = np.empty((len(self._tasks), 3))
+        sums = np.empty((len(self._tasks), len(Sums._fields)))
         bunches = len(self._ends) - 1
         addresses = [numbers.ctypes.data for numbers in (self._ends, self._tasks, sums)]
         job = np.array([0, bunches, *addresses, advance], np.int64)
@@ -79,13 +97,30 @@ class _Job:
         else:
             _run_in_threads(work, job)
         # In the order of tasks, whichever thread took them.
-        return np.add.reduceat(sums, self._firsts)
+        return sums if len(sums) == len(self._firsts) else np.add.reduceat(sums, self._firsts)
 
 
-def _tasks(previous: Tensor, current: Tensor) -> _Numbers:
-    starts = np.arange(0, max(previous.numel(), 1), _TASK)
-    before, after = previous.data_ptr() + starts * previous.itemsize, current.data_ptr() + starts * current.itemsize
-    return np.stack((before, after, np.minimum(_TASK, previous.numel() - starts)), axis=1)
+def _tasks(pairs: Sequence[tuple[Tensor, Tensor]], pieces: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """The addresses and the length of each task, and the first task of each piece."""
+    rows = [(p.data_ptr(), c.data_ptr(), p.itemsize, c.itemsize, p.numel()) for p, c in pairs]
+    tensors = np.array(rows, np.int64)
+    lengths = tensors[:, 4] // np.maximum(pieces, 1)
+    # Row by row: each piece of each tensor, then each task of each piece.
+    tensor, piece = _runs(pieces)
+    counts = np.maximum(-(-lengths // _TASK), 1)[tensor]
+    owner, part = _runs(counts)
+    tensor, piece = tensor[owner], piece[owner]
+    before, after, before_size, after_size, _ = tensors[tensor].T
+    starts = piece * lengths[tensor] + part * _TASK
+    sizes = np.minimum(_TASK, lengths[tensor] - part * _TASK)
+    tasks = np.stack((before + starts * before_size, after + starts * after_size, sizes), axis=1)
+    return tasks, np.cumsum(counts) - counts
+
+
+def _runs(counts: _Numbers) -> tuple[_Numbers, _Numbers]:
+    """For each element of runs that have these lengths: which run it is in, and its place there."""
+    run = np.repeat(np.arange(len(counts)), counts)
+    return run, np.arange(len(run)) - (np.cumsum(counts) - counts)[run]
 
 
 @cache
@@ -104,7 +139,8 @@ def _openmp() -> Any:
 
 
 def _run_in_threads(work: Any, job: _Numbers) -> None:
-    if openmp := _openmp():
+    openmp = _openmp() if os.getpid() == _PROCESS else None
+    if openmp is not None:
         # As many as PyTorch uses. With fewer, OpenMP would end the others.
         openmp(work.address, job.ctypes.data, torch.get_num_threads(), 0)
         return

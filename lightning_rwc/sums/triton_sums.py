@@ -3,18 +3,16 @@
 """Sums on a CUDA device, compiled by Triton: every weight is read once, before and after, and written once."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
+from lightning_rwc.functional import Sums
 from lightning_rwc.norms import Norm
-from lightning_rwc.sums.triton_kernel import block_sums, tensor_sums
-
-# Addresses before and after, elements, and the column of the result.
-_Entry: TypeAlias = tuple[int, int, int, int]
+from lightning_rwc.sums.triton_kernel import block_sums, piece_sums, row_sums
 
 _TYPES = {
     torch.float64: tl.float64,
@@ -24,6 +22,8 @@ _TYPES = {
 }
 # Elements of a program. They fit into registers, also in float64, and leave some for other programs.
 _BLOCK = 2048
+# Several pieces share a program, in rows of one of these lengths. Each length is compiled for itself.
+_WIDTHS = (64, 256, 1024)
 # Programs whose sums are added up at once.
 _CHUNK = 4096
 # The widest load of a GPU, in bytes.
@@ -32,64 +32,87 @@ _VECTOR = 16
 _OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
 
 
-def prepare_sums(previous: Sequence[Tensor], current: Sequence[Tensor]) -> Callable[[Norm, bool], Tensor]:
+def prepare_sums(
+    previous: Sequence[Tensor], current: Sequence[Tensor], pieces: Sequence[int]
+) -> Callable[[Norm, bool], Tensor]:
     """As :func:`lightning_rwc.sums.prepare_sums`, for real floating-point tensors on one CUDA device.
 
-    Terms are float32, or float64 if a tensor is float64. They are summed in float32 over at most 2048 elements, and in
-    float64 beyond, always in the same order. Nothing waits for the device.
+    The terms of a norm are float32, or float64 if a tensor is float64. They are summed in float32 over at most 2048
+    elements, and in float64 beyond, always in the same order. The other sums are float64. Nothing waits for the device.
 
     Args:
         previous: the earlier values of each tensor.
         current: the present values, which share no memory with ``previous``.
+        pieces: into how many pieces each tensor is cut.
 
     """
-    return _PreparedSums(previous, current)
+    return _PreparedSums(previous, current, pieces)
 
 
 class _PreparedSums:
     """What :func:`prepare_sums` returns."""
 
-    def __init__(self, previous: Sequence[Tensor], current: Sequence[Tensor]) -> None:
+    def __init__(self, previous: Sequence[Tensor], current: Sequence[Tensor], pieces: Sequence[int]) -> None:
         # Tables have addresses only, so the tensors must live as long as this.
         self._previous, self._current = previous, current
-        self._device = current[0].device
-        self._groups: dict[tuple[torch.dtype, torch.dtype, bool], list[_Entry]] = {}
-        for column, (p, c) in enumerate(zip(previous, current, strict=True)):
-            before, after = p.data_ptr(), c.data_ptr()
-            aligned = before % _VECTOR == after % _VECTOR == 0
-            self._groups.setdefault((p.dtype, c.dtype, aligned), []).append((before, after, p.numel(), column))
+        self._device, self._columns = current[0].device, sum(pieces)
+        groups: dict[tuple[torch.dtype, torch.dtype, bool, int | None], list[npt.NDArray[np.int64]]] = {}
+        first = 0
+        for p, c, count in zip(previous, current, pieces, strict=True):
+            before, after, length = p.data_ptr(), c.data_ptr(), p.numel() // max(count, 1)
+            width = next((width for width in _WIDTHS if length <= width), None) if count > 1 else None
+            # Of each piece that has programs of its own, or of all those that share programs.
+            starts = length * np.arange(count if width is None else 1)
+            entry = np.empty((len(starts), 5), np.int64)
+            entry[:, 0], entry[:, 1] = before + starts * p.itemsize, after + starts * c.itemsize
+            entry[:, 2], entry[:, 3], entry[:, 4] = length, first + np.arange(len(starts)), count
+            steps = (before, after, length * p.itemsize, length * c.itemsize)[: 2 if count <= 1 else 4]
+            aligned = width is None and all(number % _VECTOR == 0 for number in steps)
+            groups.setdefault((p.dtype, c.dtype, aligned, width), []).append(entry)
+            first += count
+        self._groups = {kind: np.concatenate(entries) for kind, entries in groups.items()}
         # Memory that only one stream uses can be freed at any time.
         self.launches: dict[object, list[tuple[Tensor, Tensor]]] = {}
         """For each stream, what the launches of each group read."""
 
     def __call__(self, norm: Norm, advance: bool) -> Tensor:
         """Sum; see :func:`lightning_rwc.sums.prepare_sums`."""
-        columns = len(self._current)
-        sums = torch.empty(3, columns, dtype=torch.float64, device=self._device)
+        rows = len(Sums._fields)
+        sums = torch.empty(rows, self._columns, dtype=torch.float64, device=self._device)
         stream = torch.get_device_module(self._device).current_stream(self._device)
         # Triton launches on the current device, whatever device its arguments are on.
         with torch.cuda.device_of(sums):
             if stream not in self.launches:
-                self.launches[stream] = [_launch(entries, self._device) for entries in self._groups.values()]
+                self.launches[stream] = [
+                    _launch(entries, width, self._device) for (*_, width), entries in self._groups.items()
+                ]
             for kind, (table, owners) in zip(self._groups, self.launches[stream], strict=True):
-                before_type, after_type, aligned = kind
-                partials = torch.empty(3, len(owners), dtype=torch.float64, device=self._device)
+                before_type, after_type, aligned, width = kind
                 wide = tl.float64 if torch.float64 in (before_type, after_type) else tl.float32
-                types = _TYPES[before_type], _TYPES[after_type], wide
-                arguments = table, owners, partials, advance, *types, aligned, _BLOCK
-                block_sums(norm)[(len(owners),)](*arguments, **_OPTIONS)
-                tensor_sums[(len(table), 3)](table, partials, sums, len(owners), columns, _CHUNK, **_OPTIONS)
+                types = advance, _TYPES[before_type], _TYPES[after_type], wide
+                grid = (len(owners),)
+                if width is not None:
+                    row_sums(norm)[grid](table, owners, sums, self._columns, *types, _BLOCK, width, **_OPTIONS)
+                    continue
+                partials = torch.empty(rows, len(owners), dtype=torch.float64, device=self._device)
+                block_sums(norm)[grid](table, owners, partials, *types, aligned, _BLOCK, **_OPTIONS)
+                piece_sums[len(table), rows](table, partials, sums, len(owners), self._columns, _CHUNK, **_OPTIONS)
         return sums
 
 
-def _launch(entries: Sequence[_Entry], device: torch.device) -> tuple[Tensor, Tensor]:
-    """The entry, first block and number of blocks of each tensor; and the tensor of each block."""
-    rows, blocks = [], 0
-    for entry in entries:
-        count = triton.cdiv(entry[2], _BLOCK)
-        rows.append((*entry, blocks, count))
-        blocks += count
+def _launch(entries: npt.NDArray[np.int64], width: int | None, device: torch.device) -> tuple[Tensor, Tensor]:
+    """What programs read, and the row of each program in it.
+
+    A row has the addresses before and after, the length of a piece, the column of the first piece, the first program
+    and how many programs there are. Where programs are shared, the last number is that of pieces.
+
+    """
+    length, pieces = entries[:, 2], entries[:, 4]
+    programs = -(-length // _BLOCK) if width is None else -(-pieces // (_BLOCK // width))
+    last = programs if width is None else pieces
+    numbers = np.column_stack((entries[:, :4], np.cumsum(programs) - programs, last))
     # A copy from memory that is not pinned may wait for the device.
-    table = torch.tensor(rows, dtype=torch.int64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    table = torch.tensor(numbers, dtype=torch.int64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    counts = torch.tensor(programs, dtype=torch.int64, pin_memory=device.type == "cuda").to(device, non_blocking=True)
     # Without `output_size` this would wait for the device too.
-    return table, torch.repeat_interleave(table[:, 5].int(), output_size=blocks)
+    return table, torch.repeat_interleave(counts.int(), output_size=int(programs.sum()))

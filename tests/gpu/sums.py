@@ -10,13 +10,15 @@ import torch
 
 from lightning_rwc import sums
 from tests.gpu.same import assert_same_bits
-from tests.oracle import EDGES, NORMS, numpy_sums
+from tests.oracle import EDGES, NORMS, assert_equal_sums, numpy_piece_sums
 
 FLOATS = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 # What compiled kernels read: a snapshot is never narrower than the weights, except of float64.
 COMPILED_PAIRS = [(before, after) for before in FLOATS for after in FLOATS if before == after or before.itemsize > 2]
 ALL_PAIRS = [(before, after) for before in FLOATS for after in FLOATS] + [(torch.complex64, torch.complex64)]
 SIZES = [0, 1, 5, 1000, 2047, 2048, 2049, 3 * 2048 + 7]
+# Pieces, and the length of each.
+SHAPES = [(0, 0), (3, 0), (5, 1), (9, 64), (70, 63), (64, 576), (3, 1000), (2, 2048), (3, 2 * 2048 + 5), (1, 70)]
 
 
 def triton(here, norm):
@@ -43,8 +45,8 @@ def plain(here):
     from lightning_rwc.sums import plain as module
 
     chunk = "_CPU_CHUNK" if here.rehearsal else "DEVICE_CHUNK"
-    # On a CPU some l1 sums are taken in float32. A GPU takes none so.
-    with patch.object(module, "_can_be_narrow", lambda previous, current: False):
+    # A CPU has another way for real weights.
+    with patch.object(module, "_is_real_on_cpu", lambda previous, current: False):
         _both_chunks(here, module, chunk, 1000, module.prepare_sums, NORMS, ALL_PAIRS, _exact)
 
 
@@ -70,7 +72,9 @@ def chosen(here):
         previous, current = previous + p, current + c
         assert sums._prepare_for(p[0], c[0]).__module__ == "lightning_rwc.sums.plain"
         for norm in NORMS:
-            _compare(here, sums.prepare_sums, previous, current, norm, True, _triton_tolerance)
+            for pieces in (1, 5, 3000):
+                counts = [pieces if len(p) % pieces == 0 else 1 for p in previous]
+                _compare(here, sums.prepare_sums, previous, current, norm, True, _triton_tolerance, counts)
     return {"tensors": {"count": len(previous), "ways": len(homes) + 1}}
 
 
@@ -102,8 +106,11 @@ def _triton_tolerance(before, after):
 def _both_chunks(here, module, name, small, prepare, norms, pairs, tolerance, home=None):
     """Compare with the real size of a chunk, and with one so small that there are many chunks."""
     _compare_all(here, prepare, norms, pairs, tolerance, here.pick([*SIZES, 2**22 + 3], SIZES[:6]), home)
+    sizes, pieces = [count * length for count, length in SHAPES], [count for count, _ in SHAPES]
+    _compare_all(here, prepare, norms, pairs[: here.pick(None, 5)], tolerance, sizes, home, pieces)
     with patch.object(module, name, small):
         _compare_all(here, prepare, norms, pairs[: here.pick(None, 5)], tolerance, SIZES, home)
+        _compare_all(here, prepare, norms, pairs[: here.pick(None, 2)], tolerance, sizes, home, pieces)
     for norm in norms:
         for kind in (torch.float32, torch.float64):
             previous, current = (
@@ -113,12 +120,12 @@ def _both_chunks(here, module, name, small, prepare, norms, pairs, tolerance, ho
             _compare(here, prepare, _pinned(previous), current, norm, True, tolerance)
 
 
-def _compare_all(here, prepare, norms, pairs, tolerance, sizes, home):
+def _compare_all(here, prepare, norms, pairs, tolerance, sizes, home, pieces=None):
     for norm in norms:
         for before, after in pairs:
             for advance in (True, False):
                 tensors = _tensors(sizes, before, after, home or here.device, here.device)
-                _compare(here, prepare, *tensors, norm, advance, tolerance)
+                _compare(here, prepare, *tensors, norm, advance, tolerance, pieces)
 
 
 def _tensors(sizes, before, after, home, away):
@@ -146,21 +153,26 @@ def _pinned(tensors):
     return pinned
 
 
-def _compare(here, prepare, previous, current, norm, advance, tolerance):
+def _compare(here, prepare, previous, current, norm, advance, tolerance, pieces=None):
     """Compare sums and snapshot with NumPy, at two states that the same tensors go through."""
-    prepared = prepare(previous, current)
+    pieces = pieces or [1] * len(previous)
+    prepared = prepare(previous, current, pieces)
     for _ in range(2):
-        expected = np.array([numpy_sums(p, c, norm) for p, c in zip(previous, current, strict=True)])
+        expected = numpy_piece_sums(previous, current, pieces, norm)
         kept = [(c.cpu().to(p.dtype) if advance else p.cpu().clone()) for p, c in zip(previous, current, strict=True)]
         here.wait()
         found = prepared(norm, advance)
         here.wait()
         assert found.dtype == torch.float64
-        for column, (p, c) in enumerate(zip(previous, current, strict=True)):
-            what = f"{norm}, {p.dtype} on {p.device}, {c.dtype} on {c.device}, {len(p)} elements, tensor {column}"
-            np.testing.assert_allclose(
-                found[:, column].cpu(), expected[column], rtol=tolerance(p.dtype, c.dtype), err_msg=what
-            )
+        assert found.shape == expected.shape
+        ends = np.cumsum(pieces)
+        for p, c, end, count in zip(previous, current, ends, pieces, strict=True):
+            what = f"{norm}, {p.dtype} on {p.device}, {c.dtype} on {c.device}, {count} pieces of {len(p)} elements"
+            columns = slice(end - count, end)
+            try:
+                assert_equal_sums(found[:, columns].cpu(), expected[:, columns], tolerance(p.dtype, c.dtype))
+            except AssertionError as error:
+                raise AssertionError(f"{what}: {error}") from error
         if not previous[0].is_complex():
             assert_same_bits([p for p in previous if not p.is_complex()], [k for k in kept if not k.is_complex()])
         for tensor in current:
