@@ -77,7 +77,7 @@ def as_unit_table(
         if point.numpy.shape == shape and point.numpy.dtype.kind == "f":
             value_at[point.step] = point.numpy[row]
     steps = sorted(value_at)
-    values = np.array([value_at[step] for step in steps], dtype="<f4").reshape(len(steps), -1)
+    values = np.array([value_at[step] for step in steps], dtype="<f4").reshape(len(steps), shape[1] if steps else 0)
     rows = by_activity(values)[spread(values.shape[1], _MOST_UNITS)]
     epoch_at = dict.fromkeys(steps, math.nan) | {datum.step: datum.value for datum in epochs}
     units = [str(names[row]) for row in rows]

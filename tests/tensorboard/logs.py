@@ -14,6 +14,7 @@ from lightning_rwc.tags import Tags
 from lightning_rwc.tensorboard.contents import Contents, summary, unit_summary
 
 STRENGTH = Quantity("mean node strength", signed=True)
+SHARE = Quantity("share of units", share=True)
 ROTATION = Quantity("rotation (radians)")
 
 
@@ -35,10 +36,11 @@ def write_measurement(writer, step, epoch, rows, head="", prefix="rwc"):
             writer.add_scalar(tags.epoch, epoch, step)
 
 
-def announce(writer, step, layers, measures=(), head="", prefix="rwc", units=None):
+def announce(writer, step, layers, measures=(), head="", prefix="rwc", units=None, shares=()):
     """Write what the tab needs to know. ``units`` maps layers to the names of their units."""
     tags = Tags(f"{head}{prefix}")
     tables = {tags.prefix: RELATIVE_WEIGHT_CHANGE} | {tags.measure(name).prefix: STRENGTH for name in measures}
+    tables |= {tags.measure(name).prefix: SHARE for name in shares}
     of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure("rotation").prefix: ROTATION} if units else {}
     writer.file_writer.add_summary(summary(tags.layers, Contents([*layers], tables, units or {}, of_units)), step)
 

@@ -163,6 +163,9 @@ export function csv(table, layers) {
 }
 
 export function readable(value) {
-  if (Number.isFinite(value)) return Number(value.toPrecision(4)).toString();
+  if (Number.isFinite(value)) {
+    const rounded = Number(value.toPrecision(4));
+    return rounded && Math.abs(rounded) < 1e-4 ? rounded.toExponential() : rounded.toString();
+  }
   return Number.isNaN(value) ? 'nan' : value > 0 ? 'inf' : '-inf';
 }
