@@ -404,6 +404,7 @@ def test_units_open_and_close_by_keyboard_and_by_link(tab):
 def test_of_many_units_a_part_is_shown_and_the_page_says_so(tab):
     main = tab(run="units", layer="head")
     assert main.settled() == f"1000 of {MANY} units, 3 measurements"
+    assert f"Units of head (1000 of {MANY}, evenly spaced)" in main.frame.inner_text("#path")
     named = [int(name) for name in main.table()[0][2:]]
     assert (named[0], named[-1]) == (MANY - 1, 0)
 

@@ -361,7 +361,8 @@ export class App {
     this.controls.filter.parentElement.hidden = ofUnits;
     this.controls.colour.disabled = this.controls.axis.disabled = table.linear;
     this.path.hidden = !ofUnits;
-    this.opened.textContent = `Units of ${state.layer.slice(0, 200)}`;
+    const part = table.layers.length < table.of ? ` (${table.layers.length} of ${table.of}, evenly spaced)` : '';
+    this.opened.textContent = `Units of ${state.layer.slice(0, 200)}${part}`;
     this.controls.filter.setCustomValidity(error);
     this.controls.filter.setAttribute('aria-invalid', String(Boolean(error)));
     const time = this.controls.time;
@@ -425,12 +426,13 @@ export class App {
 
     const [main, second] = [depthColour(1, 3, this.dark), this.dark ? '#fdb863' : '#d0730f'];
     const depths = table.layers.map((_, row) => row);
-    const profiles = [{name: state.run, values: table.column(this.column), colour: main, width: 1.5, points: true}];
+    const points = depths.length <= 300;
+    const profiles = [{name: state.run, values: table.column(this.column), colour: main, width: 1.5, points}];
     if (other) {
       const at = other.times(axis).findLastIndex((time) => time <= x[this.column]);
       const theirs = other.column(Math.max(at, 0));
       const values = table.layers.map((layer) => theirs[other.rowOf.get(layer)] ?? NaN);
-      profiles.push({name: state.other, values, colour: second, width: 1.5, points: true});
+      profiles.push({name: state.other, values, colour: second, width: 1.5, points});
     }
     const small = Math.max(height * 0.55, 150);
     const order = ofUnits ? 'rank, most active first' : 'depth';

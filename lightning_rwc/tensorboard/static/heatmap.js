@@ -115,12 +115,13 @@ export class Heatmap {
       const y = box.top + (row + 0.5 - span.top) * rowHeight;
       const lit = this.layers[row] === this.hover;
       if ((row % every && !lit) || y < box.top || y > box.top + box.height) continue;
+      const middle = Math.max(y, box.top + 4);
       const opens = this.opens.has(this.layers[row]);
       context.fillStyle = opens ? accent : lit ? text : faint;
       context.font = `${lit ? 'bold ' : ''}${Math.max(8, Math.min(12, rowHeight))}px Roboto, system-ui, sans-serif`;
-      if (opens) context.fillText('▸', box.left - 3, y);
+      if (opens) context.fillText('▸', box.left - 3, middle);
       const right = box.left - (this.opens.size ? 14 : 5);
-      context.fillText(fit(context, this.layers[row], right - 5), right, y);
+      context.fillText(fit(context, this.layers[row], right - 5), right, middle);
     }
   }
 
