@@ -3,8 +3,11 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_warn
@@ -12,14 +15,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 from lightning_rwc.depth import depth_correlation
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.loggers import LoggerOutput
-from lightning_rwc.measure_tables import MeasureTables
 from lightning_rwc.metric import Measurement
+from lightning_rwc.movement import MOVEMENTS
 from lightning_rwc.options import check_heatmap, check_prefix
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
+from lightning_rwc.recorder import Recorder
 from lightning_rwc.tags import Tags
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Pictures take at most this fraction of the time, however short epochs are.
 _PICTURE_SHARE = 1 / 400
+_ROTATION = MOVEMENTS["rotation"]
 
 
 class Announcer:
@@ -52,18 +60,16 @@ class Announcer:
         self._foreign: set[str] = set()
         self._output.restart()
 
-    def measurement(
-        self, trainer: Trainer, history: RWCHistory, measures: MeasureTables, measurement: Measurement | None
-    ) -> None:
+    def measurement(self, trainer: Trainer, recorder: Recorder, measurement: Measurement | None) -> None:
         """Announce a measurement.
 
         Args:
             trainer: the Trainer.
-            history: the table of relative weight change.
-            measures: the tables of the further measures.
+            recorder: it has the tables.
             measurement: the newest measurement, or None if it failed.
 
         """
+        history = recorder.history
         self._warn_of_doubts(history, measurement)
         step = history.steps[-1]
         row, total = history.newest(), math.nan
@@ -75,20 +81,18 @@ class Announcer:
             self._tags.depth_correlation: depth_correlation([*row.values()]),
             self._tags.epoch: history.epochs[-1],
         }
-        tables = [*self._tables(history, measures)]
+        tables = [*self._tables(recorder)]
         for tags, table, _ in tables[1:]:
             scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
-        pictures = [tag for tags, *_ in tables for tag in (tags.heatmap, tags.curves)] if self._heatmap else []
-        self._find_foreign(trainer, [*scalars, *pictures])
+        pictures = [tag for tag, _ in self._plots(recorder)] if self._heatmap else []
+        self._find_foreign(trainer, [*scalars, *pictures, *map(self._tags.unit_values, recorder.units)])
         scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         self._written |= zip(scalars, tensors, strict=True)
         trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
         self._output.scalars(trainer.loggers, scalars, step)
         if trainer.is_global_zero and self._tags.epoch not in self._foreign:
-            quantities = {tags.prefix: quantity for tags, _, quantity in tables}
-            layers = [layer for layer in history.layers if self._tags.layer(layer) not in self._foreign]
-            self._output.contents(trainer.loggers, self._tags, layers, quantities, step)
+            self._tell_tab(trainer, recorder, tables)
 
         fresh = len(history) - self._drawn
         if self._heatmap is True:
@@ -96,7 +100,26 @@ class Announcer:
         else:
             due = bool(self._heatmap) and fresh >= self._heatmap
         if due:
-            self.pictures(trainer, history, measures)
+            self.pictures(trainer, recorder)
+
+    def _tell_tab(
+        self, trainer: Trainer, recorder: Recorder, tables: Sequence[tuple[Tags, RWCHistory, Quantity]]
+    ) -> None:
+        history, tags = recorder.history, self._tags
+        quantities = {root.prefix: quantity for root, _, quantity in tables}
+        layers = [layer for layer in history.layers if tags.layer(layer) not in self._foreign]
+        units = {
+            layer: table for layer, table in recorder.units.items() if tags.unit_values(layer) not in self._foreign
+        }
+        names = {layer: table.layers for layer, table in units.items()}
+        of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure(_ROTATION.name).prefix: _ROTATION.quantity}
+        self._output.contents(
+            trainer.loggers, tags, layers, quantities, units=names, unit_quantities=of_units, step=history.steps[-1]
+        )
+        for layer, table in units.items():
+            pair = table, recorder.unit_rotations[layer]
+            values = np.array([[*one.newest().values()] for one in pair], dtype=np.float32)
+            self._output.units(trainer.loggers, tags.unit_values(layer), values, history.steps[-1])
 
     def _warn_of_doubts(self, history: RWCHistory, measurement: Measurement | None) -> None:
         if measurement is None:
@@ -125,8 +148,9 @@ class Announcer:
             self._warned.add(kind)
             rank_zero_warn(message)
 
-    def pictures(self, trainer: Trainer, history: RWCHistory, measures: MeasureTables) -> None:
+    def pictures(self, trainer: Trainer, recorder: Recorder) -> None:
         """Show the pictures to the loggers that can show them, unless these have the newest ones."""
+        history = recorder.history
         if not self._heatmap or self._drawn == len(history) or not trainer.is_global_zero:
             return
         loggers = self._output.showing_pictures(trainer.loggers)
@@ -137,19 +161,24 @@ class Announcer:
         with self._output.survive("drawing the pictures"):
             from lightning_rwc.plotting import to_image
 
-            pictures = {}
-            for tags, table, quantity in self._tables(history, measures):
-                for tag, plot in ((tags.heatmap, table.plot_heatmap), (tags.curves, table.plot_curves)):
-                    if tag not in self._foreign:
-                        pictures[tag] = to_image(plot(quantity))
+            pictures = {tag: to_image(plot()) for tag, plot in self._plots(recorder) if tag not in self._foreign}
             self._output.pictures(loggers, pictures, history.steps[-1])
         now = time.monotonic()
         self._next_picture = now + (now - start) / _PICTURE_SHARE
 
-    def _tables(self, history: RWCHistory, measures: MeasureTables) -> Iterator[tuple[Tags, RWCHistory, Quantity]]:
-        yield self._tags, history, RELATIVE_WEIGHT_CHANGE
-        for measure, table in measures:
+    def _tables(self, recorder: Recorder) -> Iterator[tuple[Tags, RWCHistory, Quantity]]:
+        yield self._tags, recorder.history, RELATIVE_WEIGHT_CHANGE
+        for measure, table in recorder.measures:
             yield self._tags.measure(measure.name), table, measure.quantity
+
+    def _plots(self, recorder: Recorder) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
+        for tags, table, quantity in self._tables(recorder):
+            yield tags.heatmap, partial(table.plot_heatmap, quantity)
+            yield tags.curves, partial(table.plot_curves, quantity)
+        for layer, table in recorder.units.items():
+            yield self._tags.unit_change(layer), table.plot_units
+            rotations = recorder.unit_rotations[layer]
+            yield self._tags.unit_rotation(layer), partial(rotations.plot_units, _ROTATION.quantity)
 
     def _find_foreign(self, trainer: Trainer, tags: Sequence[str]) -> None:
         # A metric under one of our tags that we did not write is somebody else's. Every rank looks it up here, because

@@ -197,8 +197,8 @@ class RWCCallback(Callback):
     @property
     def _prefixes(self) -> list[str]:
         tags = Tags(self.prefix)
-        names = [*self._recorder.measures.tables, *(["units"] if self._units is not None else [])]
-        return [tags.prefix, *(tags.measure(name).prefix for name in names)]
+        measures = [tags.measure(name).prefix for name in self._recorder.measures.tables]
+        return [tags.prefix, *measures, *([tags.units] if self._units is not None else [])]
 
     @property
     def _metric(self) -> RelativeWeightChange | None:
@@ -272,11 +272,11 @@ class RWCCallback(Callback):
 
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._announcer.pictures(trainer, self.history, self._recorder.measures)
+        self._announcer.pictures(trainer, self._recorder)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._announcer.pictures(trainer, self.history, self._recorder.measures)
+        self._announcer.pictures(trainer, self._recorder)
 
     @override
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -286,7 +286,7 @@ class RWCCallback(Callback):
             self._resume(trainer, pl_module)
             if self._cadence.epoch_ended(self._cadence.epoch):
                 self._measure(trainer, pl_module)
-            self._announcer.pictures(trainer, self.history, self._recorder.measures)
+            self._announcer.pictures(trainer, self._recorder)
 
     @override
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -437,4 +437,4 @@ class RWCCallback(Callback):
         if self._metric is not None:
             settle_reductions(trainer)
             measurement = self._recorder.measure(pl_module, self._cadence)
-            self._announcer.measurement(trainer, self.history, self._recorder.measures, measurement)
+            self._announcer.measurement(trainer, self._recorder, measurement)

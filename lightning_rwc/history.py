@@ -222,6 +222,15 @@ class RWCHistory:
 
         return heatmap(self.values, self.layers, self.epochs, self.steps, quantity)
 
+    def plot_units(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
+        """Draw units × measurements, the most active unit at the top, see :func:`~lightning_rwc.plotting.unit_heatmap`.
+
+        It is for the tables in ``callback.units`` and ``callback.unit_rotations``.
+        """
+        from lightning_rwc.plotting import unit_heatmap
+
+        return unit_heatmap(self.values, self.layers, self.epochs, self.steps, quantity)
+
     def plot_curves(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
         """Draw every layer's curve in one chart, see :func:`~lightning_rwc.plotting.curves`."""
         from lightning_rwc.plotting import curves

@@ -106,6 +106,9 @@ class LoggerOutput:
         tags: Tags,
         layers: Sequence[str],
         quantities: Mapping[str, Quantity],
+        *,
+        units: Mapping[str, Sequence[str]],
+        unit_quantities: Mapping[str, Quantity],
         step: int,
     ) -> None:
         """Tell the tab in TensorBoard what the log holds, if that has changed. Call it after :meth:`scalars`.
@@ -115,19 +118,43 @@ class LoggerOutput:
             tags: the tags of relative weight change.
             layers: the names of all layers, in definition order.
             quantities: what the tags of a table start with, to its quantity.
+            units: the names of the units of each layer that :meth:`units` writes.
+            unit_quantities: the table that each row of their values belongs to, with its quantity.
             step: the step.
 
         """
-        contents = [*layers], dict(quantities)
+        contents = [*layers], dict(quantities), {layer: [*names] for layer, names in units.items()}
         for position, logger in enumerate(loggers):
             if "TensorBoardLogger" in class_names(logger) and self._contents.get(position) != contents:
                 with self.survive(f"logging the layers to {_class_name(logger)}"):
-                    from lightning_rwc.tensorboard.contents import summary
+                    from lightning_rwc.tensorboard.contents import Contents, summary
 
-                    named = {_with_prefix(logger, root): quantity for root, quantity in quantities.items()}
+                    named, of_units = (
+                        {_with_prefix(logger, root): quantity for root, quantity in tables.items()}
+                        for tables in (quantities, unit_quantities)
+                    )
+                    told = Contents([*layers], named, dict(units), of_units if units else {})
                     writer = cast(Any, logger).experiment.file_writer
-                    writer.add_summary(summary(_with_prefix(logger, tags.layers), layers, named), step)
+                    writer.add_summary(summary(_with_prefix(logger, tags.layers), told), step)
                     self._contents[position] = contents
+
+    def units(self, loggers: Iterable[Logger], tag: str, values: npt.NDArray[np.float32], step: int) -> None:
+        """Give the tab in TensorBoard the units of a layer.
+
+        Args:
+            loggers: the loggers.
+            tag: the :meth:`Tags.unit_values <lightning_rwc.tags.Tags.unit_values>` of the layer.
+            values: of shape ``(quantities, units)``.
+            step: the step.
+
+        """
+        for logger in loggers:
+            if "TensorBoardLogger" in class_names(logger):
+                with self.survive(f"logging units to {_class_name(logger)}"):
+                    from lightning_rwc.tensorboard.contents import unit_summary
+
+                    writer = cast(Any, logger).experiment.file_writer
+                    writer.add_summary(unit_summary(_with_prefix(logger, tag), values), step)
 
     @contextmanager
     def survive(self, doing: str) -> Iterator[None]:

@@ -204,13 +204,13 @@ MOVEMENTS = {
         ),
         Movement(
             "moved",
-            Quantity("share of elements that changed", zero="0: did not move"),
+            Quantity("share of elements that changed", share=True),
             lambda evidence: moved_share(evidence.sums, evidence.elements),
             _moved_error,
         ),
         Movement(
             "still",
-            Quantity("share of units that did not rotate", zero="0: all units rotate"),
+            Quantity("share of units that did not rotate", share=True),
             _still,
             _exact,
             needs_units=True,

@@ -21,11 +21,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from PIL import Image
 
+from lightning_rwc.activity import by_activity, spread
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.row_names import RowNames, short, text_width
 
 Table = npt.NDArray[np.float64]
-Indices = npt.NDArray[np.int_]
+Indices = npt.NDArray[np.intp]
 
 _DPI = 100
 _CMAP, _SIGNED_CMAP = colormaps["viridis"], colormaps["PuOr"]
@@ -34,6 +35,8 @@ _ZERO, _INFINITE, _MISSING = "#d4d4d4", "#f03b20", "#ffffff"
 _DECADES = 6  # a colour scale over more decades hides the differences that matter
 _MAX_COLUMNS = 260  # each two pixels wide
 _MAX_ROWS = 320
+_MAX_UNITS = 640  # each a pixel high at least
+_NAMED_UNITS = 64
 _MAX_POINTS = 24_000
 _LEGEND_LAYERS = 12
 # Of each colour channel. The eye sees no difference to 256, and a PNG is a quarter to two fifths smaller.
@@ -50,8 +53,9 @@ def heatmap(
     """Draw layers × measurements: definition order from top to bottom, time from left to right, logarithmic colour.
 
     The colour scale spans at most six decades below the largest finite value. For a signed quantity it is linear around
-    zero. Zero, infinite and ``nan`` cells have their own colours and do not affect the scale. At most 260 measurements
-    are drawn, evenly spaced and including the last. At most 320 layers are named.
+    zero, for shares linear from 0 to 1. On a logarithmic scale zeros have their own colour. Infinite and ``nan`` cells
+    always have their own, and do not affect the scale. At most 260 measurements are drawn, evenly spaced and including
+    the last. At most 320 layers are named.
 
     Args:
         values: of shape ``(measurements, layers)``.
@@ -64,10 +68,55 @@ def heatmap(
         ValueError: if there is no measurement.
 
     """
+    return _heatmap(values, layers, epochs, steps, quantity, most_names=_MAX_ROWS, label="layer, in definition order")
+
+
+def unit_heatmap(
+    values: Table,
+    units: Sequence[str],
+    epochs: Sequence[int],
+    steps: Sequence[int],
+    quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+) -> Figure:
+    """Draw units × measurements: the most active unit at the top, see :func:`~lightning_rwc.activity.by_activity`.
+
+    Of more than 640 units, 640 are drawn, evenly spaced in this order and including the first and the last. At most 64
+    are named. Colours and times are those of :func:`heatmap`.
+
+    Args:
+        values: of shape ``(measurements, units)``.
+        units: names of the units.
+        epochs: the epoch of each measurement, as for :func:`heatmap`.
+        steps: the step of each measurement, as for :func:`heatmap`.
+        quantity: what the values are.
+
+    Raises:
+        ValueError: if there is no measurement.
+
+    """
+    rows = by_activity(values)[spread(len(units), _MAX_UNITS)]
+    label = "unit, most active first"
+    if len(rows) < len(units):
+        label += f" ({len(rows)} of {len(units):,}, evenly spaced)"
+    return _heatmap(
+        values[:, rows], [units[row] for row in rows], epochs, steps, quantity, most_names=_NAMED_UNITS, label=label
+    )
+
+
+def _heatmap(
+    values: Table,
+    rows: Sequence[str],
+    epochs: Sequence[int],
+    steps: Sequence[int],
+    quantity: Quantity,
+    *,
+    most_names: int,
+    label: str,
+) -> Figure:
     columns, times, time_label = _times(values, epochs, steps, most=_MAX_COLUMNS)
     cells = values[columns].T
-    named = _spread(len(layers), _MAX_ROWS)
-    names = [short(layers[row]) for row in named]
+    named = spread(len(rows), most_names)
+    names = [short(rows[row]) for row in named]
 
     row_height = float(np.clip(5 / max(len(named), 1), 0.11, 0.4).round(2))
     font_size = min(9.0, row_height * 72 * 0.82)
@@ -80,13 +129,13 @@ def heatmap(
     axes.tick_params(axis="y", length=0, labelsize=font_size)
     axes.yaxis.set(major_locator=FixedLocator(named.tolist()), major_formatter=FixedFormatter(names), visible=False)
     figure.add_artist(RowNames(axes, font_size))
-    figure.text(0.2 / figure.get_figwidth(), 0.5, "layer, in definition order", rotation=90, va="center", ha="center")
+    figure.text(0.2 / figure.get_figwidth(), 0.5, label, rotation=90, va="center", ha="center")
     ticks = _round_times(times)
     axes.set_xticks(np.interp(ticks, times, np.arange(len(columns))), [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(time_label)
     _mark_special(axes, cells, quantity)
     bar = _colour_bar(axes, norm, cmap, _axis_label(quantity))
-    if not quantity.signed:
+    if not quantity.linear:
         log_ticks(bar.yaxis, *bar.get_ylim())
     return figure
 
@@ -100,9 +149,9 @@ def curves(
 ) -> Figure:
     """Draw each layer's curve in one chart, coloured by depth, on a logarithmic axis.
 
-    Zeros and infinities are triangles at the lower and the upper edge. The axis of a signed quantity is linear. Up to
-    12 layers get a legend, more get a colour bar of depth. At most 320 layers and 260 measurements are drawn, and at
-    most 24,000 points. They are evenly spaced and include the first and the last.
+    Zeros and infinities are triangles at the lower and the upper edge. The axis of a signed quantity and of shares is
+    linear. Up to 12 layers get a legend, more get a colour bar of depth. At most 320 layers and 260 measurements are
+    drawn, and at most 24,000 points. They are evenly spaced and include the first and the last.
 
     Args:
         values: of shape ``(measurements, layers)``.
@@ -115,12 +164,12 @@ def curves(
         ValueError: if there is no measurement.
 
     """
-    rows = _spread(len(layers), _MAX_ROWS)
+    rows = spread(len(layers), _MAX_ROWS)
     columns, times, time_label = _times(values, epochs, steps, most=min(_MAX_POINTS // max(len(rows), 1), _MAX_COLUMNS))
     values, names = values[columns][:, rows], [short(layers[row]) for row in rows]
     depth = Normalize(0, max(len(layers) - 1, 1))
     colours = _CMAP(depth(rows))
-    listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else _spread(len(rows), 6)
+    listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else spread(len(rows), 6)
     figure, axes = _figure(height=3.4, left=0.9, right=0.6 + max(text_width([names[i] for i in listed], 8), 0.9))
     axes.set_xlabel(time_label)
     axes.set_ylabel(_axis_label(quantity))
@@ -135,6 +184,8 @@ def curves(
         axes.axhline(0, color="0.6", linewidth=0.8)
         axes.update_datalim(np.column_stack((x[drawable], values[drawable])))
         axes.autoscale_view(scalex=False)
+    elif quantity.share:
+        axes.set_ylim(-0.03, 1.03)
     else:
         low, high = _log_limits(values[drawable], decades=np.inf)
         axes.set_yscale("log")
@@ -186,12 +237,8 @@ def _times(values: Table, epochs: Sequence[int], steps: Sequence[int], most: int
     if values.size == 0:
         raise ValueError("There is no measurement to draw yet. The first is taken at the end of the first epoch.")
     times, label = (epochs, "epoch") if len(set(epochs)) == len(epochs) else (steps, "step")
-    drawn = _spread(len(times), most)
+    drawn = spread(len(times), most)
     return drawn, np.array(times, dtype=np.float64)[drawn], label
-
-
-def _spread(count: int, most: int) -> Indices:
-    return np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int))
 
 
 def _round_times(times: Table) -> Table:
@@ -219,11 +266,11 @@ def _log_limits(positive: Table, decades: float) -> tuple[float, float]:
 
 
 def _drawable(values: Table, quantity: Quantity) -> npt.NDArray[np.bool_]:
-    return np.isfinite(values) & ((values > 0) | quantity.signed)
+    return np.isfinite(values) & ((values > 0) | quantity.linear)
 
 
 def _axis_label(quantity: Quantity) -> str:
-    if quantity.signed:
+    if quantity.linear:
         return quantity.label
     name, unit, _ = quantity.label.partition(")")
     return f"{name}, log scale)" if unit else f"{name} (log scale)"
@@ -231,6 +278,8 @@ def _axis_label(quantity: Quantity) -> str:
 
 def _colour_norm(cells: Table, quantity: Quantity) -> Normalize:
     values = cells[_drawable(cells, quantity)]
+    if quantity.share:
+        return Normalize(0, 1)
     if not quantity.signed:
         return LogNorm(*_log_limits(values, _DECADES), clip=True)
     reach = float(np.abs(values).max(initial=0)) or 1.0
@@ -250,7 +299,7 @@ def _mark_special(axes: Axes, cells: Table, quantity: Quantity) -> None:
     size = 0.45 * 72 / _DPI * min(box.height / max(cells.shape[0], 1), box.width / max(cells.shape[1], 1))
     entries = []
     for mask, colour, marker, label in (
-        ((cells == 0) & (not quantity.signed), _ZERO, None, quantity.zero),
+        ((cells == 0) & (not quantity.linear), _ZERO, None, quantity.zero),
         (np.isinf(cells), _INFINITE, r"$\infty$", quantity.infinite),
         (np.isnan(cells), _MISSING, "x", "nan: not finite, or missing"),
     ):

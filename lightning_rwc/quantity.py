@@ -10,11 +10,18 @@ class Quantity(NamedTuple):
     label: str
     """Name, with the unit in brackets."""
     signed: bool = False
-    """Whether values can be negative. If so, scales are linear around zero; otherwise they are logarithmic."""
+    """Whether values can be negative. If so, scales are linear around zero; by default they are logarithmic."""
     zero: str = "0"
     """What a value of zero means, for the legend of a logarithmic scale."""
     infinite: str = "inf"
     """What an infinite value means, for the legend."""
+    share: bool = False
+    """Whether values are shares from 0 to 1. If so, scales are linear from 0 to 1."""
+
+    @property
+    def linear(self) -> bool:
+        """Whether scales are linear. Zero needs no mark on them."""
+        return self.signed or self.share
 
 
 RWC = "rwc"

@@ -21,11 +21,14 @@ class Tags:
     ``{prefix}_summary/depth_correlation``   scalar   Spearman's ρ between a layer's depth and its value
     ``{prefix}_summary/epoch``               scalar   the epoch of the measurement
     ``{prefix}_summary/layers``              text     the layers and measures, for the RWC tab of TensorBoard only
+    ``{prefix}_summary/units/{layer}``       tensor   change and rotation of each unit of a layer, for that tab only
     ``{prefix}/heatmap``                     image    layers × measurements, every measurement so far
     ``{prefix}/curves``                      image    every layer's curve in one chart, coloured by depth
     ``{prefix}_{measure}/{layer}``           scalar   a further measure of one layer
     ``{prefix}_{measure}/heatmap``           image    the heatmap of a further measure
     ``{prefix}_{measure}/curves``            image    the curves of a further measure
+    ``{prefix}_units/{layer}/change``        image    relative weight change of units × measurements of one layer
+    ``{prefix}_units/{layer}/rotation``      image    the rotations of the same units
     ======================================== ======== ===========================================================
 
     A layer that is itself named ``heatmap`` or ``curves`` gets another tag: see :meth:`layer`.
@@ -62,6 +65,29 @@ class Tags:
         """The tags of the further measure ``name``."""
         return Tags(f"{self.prefix}_{name}")
 
+    def unit_change(self, layer: str) -> str:
+        """The image tag of the relative weight changes of the units of ``layer``.
+
+        Example:
+            >>> Tags("rwc").unit_change("encoder.conv1")
+            'rwc_units/encoder.conv1/change'
+
+        """
+        return f"{self.units}/{layer}/change"
+
+    def unit_rotation(self, layer: str) -> str:
+        """The image tag of the rotations of the units of ``layer``."""
+        return f"{self.units}/{layer}/rotation"
+
+    def unit_values(self, layer: str) -> str:
+        """The tag under which the RWC tab of TensorBoard finds the units of ``layer``."""
+        return f"{self.prefix}_summary/units/{layer}"
+
+    @property
+    def units(self) -> str:
+        """What the tags of all pictures of units start with."""
+        return f"{self.prefix}_units"
+
     @property
     def total(self) -> str:
         """The scalar tag of the whole model."""
@@ -94,7 +120,7 @@ class Tags:
 
     @property
     def roots(self) -> tuple[str, str]:
-        """Every tag starts with one of these and a slash, except those of further measures."""
+        """Every tag starts with one of these and a slash, except those of further measures and pictures of units."""
         return self.prefix, f"{self.prefix}_summary"
 
 
@@ -105,7 +131,8 @@ def find_shared(prefixes: Iterable[str]) -> tuple[str, str] | None:
     ``a`` with a layer ``b/c`` and ``a/b`` with a layer ``c`` have the same tag.
 
     Args:
-        prefixes: those of all callbacks of a Trainer, and those of the :meth:`Tags.measure` of each further measure.
+        prefixes: those of all callbacks of a Trainer, those of the :meth:`Tags.measure` of each further measure, and
+            the :attr:`Tags.units` of callbacks that measure units.
 
     Example:
         >>> find_shared(["rwc", "l2", "rwc/l2"])

@@ -19,11 +19,12 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
 from scipy.stats import spearmanr
+from tensorboard.util.tensor_util import make_ndarray
 
 from lightning_rwc import RWCCallback, loggers
 from lightning_rwc.loggers import LoggerOutput, register_picture_writer
 from lightning_rwc.tensorboard.contents import read
-from tests.helpers import LAYERS, Recorder, events, expected_table, images, net, trainer
+from tests.helpers import LAYERS, Net, Recorder, events, expected_table, images, net, trainer
 from tests.oracle import numpy_rwc
 
 SUMMARY = ("total", "depth_correlation", "epoch")
@@ -69,6 +70,70 @@ def test_tensorboard(tmp_path):
     [told] = log.Tensors("rwc_summary/layers")
     assert told.step == STEPS[0]
     assert read(told.tensor_proto.string_val[0]).layers == LAYERS
+
+
+def test_units_are_pictures_and_tensors(tmp_path):
+    loggers = [TensorBoardLogger(tmp_path / "tensorboard"), CSVLogger(tmp_path / "csv")]
+    callback, recorder = RWCCallback(heatmap=1, units=["conv2", "fc"]), Recorder()
+    trainer(callback, recorder, tmp_path=tmp_path, logger=loggers).fit(net(), images())
+    log = events(loggers[0].log_dir)
+    units = {"block.conv2": 4, "fc": 2}
+    pictures = [f"rwc_units/{layer}/{kind}" for layer in units for kind in ("change", "rotation")]
+    assert set(log.Tags()["images"]) == {"rwc/heatmap", "rwc/curves", *pictures}
+    assert not any("units" in tag for tag in log.Tags()["scalars"])
+    for tag in pictures:
+        assert [event.step for event in log.Images(tag)] == STEPS
+        picture = tmp_path / "picture.png"
+        picture.write_bytes(log.Images(tag)[-1].encoded_image_string)
+        assert is_picture(picture)
+        prefix, _, kind = tag.rpartition("/")
+        assert is_picture(Path(loggers[1].log_dir) / f"{prefix.replace('/', '%2F')}_{kind}.png")
+    states = [recorder.start, *recorder.epochs]
+    for layer, count in units.items():
+        told = log.Tensors(f"rwc_summary/units/{layer}")
+        assert [event.step for event in told] == STEPS
+        for event, (before, after) in zip(told, pairwise(states), strict=True):
+            old, new = (state[f"{layer}.weight"].double().flatten(1).numpy() for state in (before, after))
+            changes = np.abs(new - old).sum(axis=1) / np.abs(old).sum(axis=1)
+            cosines = (new * old).sum(axis=1) / np.linalg.norm(new, axis=1) / np.linalg.norm(old, axis=1)
+            written = make_ndarray(event.tensor_proto)
+            assert written.shape == (2, count)
+            np.testing.assert_allclose(written, [changes, np.arccos(np.clip(cosines, -1, 1))], rtol=1e-4, atol=1e-7)
+    [about] = log.Tensors("rwc_summary/layers")
+    contents = read(about.tensor_proto.string_val[0])
+    assert contents.units == {layer: range(count) for layer, count in units.items()}
+    assert [*contents.unit_tables] == ["rwc", "rwc_rotation"]
+
+
+def test_without_units_nothing_is_written_about_them(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    trainer(RWCCallback(), tmp_path=tmp_path, logger=logger).fit(net(), images())
+    tags = events(logger.log_dir).Tags()
+    assert not any("units" in tag for kind in ("scalars", "images", "tensors") for tag in tags[kind])
+
+
+class Own(Net):
+    """A model that logs under tags of units."""
+
+    def training_step(self, batch, batch_idx):
+        names = ("rwc_units/fc/change", "rwc_summary/units/conv1")
+        self.log_dict(dict.fromkeys(names, 5.0), on_epoch=True, on_step=False)
+        return super().training_step(batch, batch_idx)
+
+
+def test_metrics_of_the_user_under_tags_of_units_are_left_alone(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    with pytest.warns(UserWarning, match="'rwc_units/fc/change', 'rwc_summary/units/conv1'"):
+        trainer(RWCCallback(units="conv1|fc"), tmp_path=tmp_path, logger=logger).fit(net(Own), images())
+    log = events(logger.log_dir)
+    assert {
+        event.value for tag in ("rwc_units/fc/change", "rwc_summary/units/conv1") for event in log.Scalars(tag)
+    } == {5}
+    assert {"rwc_units/fc/rotation", "rwc_units/conv1/change"} < set(log.Tags()["images"])
+    assert "rwc_units/fc/change" not in log.Tags()["images"]
+    assert "rwc_summary/units/fc" in log.Tags()["tensors"]
+    assert "rwc_summary/units/conv1" not in log.Tags()["tensors"]
+    assert [*read(log.Tensors("rwc_summary/layers")[-1].tensor_proto.string_val[0]).units] == ["fc"]
 
 
 def test_csv(tmp_path):

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import io
 import math
+import statistics
 
 import numpy as np
 import pytest
@@ -9,7 +10,9 @@ from matplotlib.backend_bases import RendererBase
 from matplotlib.collections import LineCollection, PathCollection
 from PIL import Image
 
-from lightning_rwc.plotting import curves, heatmap, to_image
+from lightning_rwc import RWCHistory
+from lightning_rwc.plotting import curves, heatmap, to_image, unit_heatmap
+from lightning_rwc.quantity import Quantity
 
 RED, GREY, WHITE = (0xF0, 0x3B, 0x20), (0xD4, 0xD4, 0xD4), (0xFF, 0xFF, 0xFF)
 
@@ -254,6 +257,81 @@ def test_many_layers_get_a_colour_bar_instead_of_a_legend():
 
 
 def test_nothing_to_draw_is_said():
-    for draw in (heatmap, curves):
+    for draw in (heatmap, curves, unit_heatmap):
         with pytest.raises(ValueError, match="There is no measurement to draw yet"):
             draw(np.empty((0, 3)), ["a", "b", "c"], [], [])
+
+
+SHARE = Quantity("share of units", share=True)
+
+
+def test_shares_are_on_a_linear_scale_from_0_to_1():
+    values = np.array([[0.0, 0.25, 0.5, 1.0, np.nan]])
+    figure = heatmap(values, list("abcde"), [0], [0], SHARE)
+    viridis = colormaps["viridis"]
+    expected = [viridis(share, bytes=True)[:3] for share in (0.0, 0.25, 0.5, 1.0)]
+    np.testing.assert_array_equal(cells(figure)[:4, 0], expected)
+    assert tuple(cells(figure)[4, 0]) == WHITE
+    assert figure.axes[1].get_ylim() == (0, 1)
+    assert figure.axes[1].get_ylabel() == "share of units"
+    assert [text.get_text() for text in figure.axes[0].artists[0].get_texts()] == ["nan: not finite, or missing"]
+
+
+def test_curves_of_shares_have_an_axis_from_0_to_1_and_draw_zeros():
+    values = np.array([[0.0, 0.5], [1.0, 0.25]])
+    axes = curves(values, ["a", "b"], [0, 1], [0, 1], SHARE).axes[0]
+    assert axes.get_yscale() == "linear"
+    low, high = axes.get_ylim()
+    assert -0.1 < low < 0
+    assert 1 < high < 1.1
+    lines = next(artist for artist in axes.collections if isinstance(artist, LineCollection))
+    for path, column in zip(lines.get_paths(), values.T, strict=True):
+        np.testing.assert_array_equal(path.vertices[:, 1], column)
+
+
+def mean_logarithm(column, low, high):
+    logs = [math.log(min(value, high) if value else low / 2) for value in column if not math.isnan(value)]
+    return statistics.fmean(logs) if logs else -math.inf
+
+
+def test_units_are_drawn_from_the_most_active_one_to_those_that_never_moved():
+    values, units = table(6, 9)
+    values[:, 2], values[:, 4], values[:, 6] = 0.0, np.nan, 0.0
+    values[1, 0], values[2, 1], values[3, 3] = np.inf, 0.0, np.nan
+    positive = values[np.isfinite(values) & (values > 0)]
+    by_name = dict(zip(units, values.T.tolist(), strict=True))
+    expected = sorted(units, key=lambda unit: -mean_logarithm(by_name[unit], positive.min(), positive.max()))
+    assert expected[-3:] == [units[2], units[6], units[4]]
+    axes = unit_heatmap(values, units, range(6), range(6)).axes[0]
+    assert labels(axes.yaxis) == expected
+    image = cells(axes.figure)
+    assert [tuple(cell) for cell in image[-3:, 0]] == [GREY, GREY, WHITE]
+    assert tuple(image[expected.index(units[0]), 1]) == RED
+    again = RWCHistory(units, range(6), range(6), values).plot_units()
+    np.testing.assert_array_equal(cells(again), image)
+
+
+def test_of_many_units_evenly_spaced_ones_are_drawn():
+    count = 50_257
+    values = np.exp(-np.random.default_rng(0).permutation(count) / count)[None].repeat(3, axis=0)
+    figure = unit_heatmap(values, [*map(str, range(count))], range(3), range(3))
+    assert cells(figure).shape[0] == 640
+    assert "(640 of 50,257, evenly spaced)" in figure.texts[0].get_text()
+    named = [int(name) for name in labels(figure.axes[0].yaxis)]
+    assert len(named) == 64
+    assert (named[0], named[-1]) == (values[0].argmax(), values[0].argmin())
+    ranks = -count * np.log(values[0, named])
+    assert np.ptp(np.diff(ranks)) <= 0.03 * count
+    image = to_image(figure)
+    assert image.shape[0] < 1000
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2), (300, 65), (2, 640), (2, 641)])
+def test_units_of_any_number(shape):
+    for values in (np.zeros(shape), np.full(shape, np.nan), np.full(shape, np.inf), np.full(shape, 0.5)):
+        units = [*map(str, range(shape[1]))]
+        figure = unit_heatmap(values, units, range(shape[0]), range(shape[0]), Quantity("rotation (radians)"))
+        image = to_image(figure)
+        assert image.shape[0] < 1000
+        if values[0, 0] == 0.5 and shape[1] <= 64:
+            assert labels(figure.axes[0].yaxis) == units  # equally active units keep their order

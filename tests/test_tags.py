@@ -12,6 +12,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from lightning_rwc import RWCCallback
+from lightning_rwc.measures import Measure
+from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags, find_shared
 from tests.helpers import LAYERS, Net, Recorder, events, expected_table, images, net, trainer
 
@@ -63,18 +65,46 @@ def test_a_measure_s_tags_continue_the_prefix():
         assert find_shared(["rwc", Tags("rwc").measure(name).prefix]) == ("rwc", f"rwc_{name}")
 
 
+def test_tags_of_units_continue_the_prefix():
+    tags = Tags("my/rwc")
+    assert tags.unit_change("a/b") == "my/rwc_units/a/b/change"
+    assert tags.unit_rotation("a/b") == "my/rwc_units/a/b/rotation"
+    assert tags.unit_values("a/b") == "my/rwc_summary/units/a/b"
+    with pytest.raises(ValueError, match="could give one tag to two things"):
+        RWCCallback(units="fc", measures=[Named("units")])
+    RWCCallback(measures=[Named("units")])
+    RWCCallback(units="fc", measures=[Named("unit")])
+
+
+class Named(Measure):
+    quantity = Quantity("something")
+
+    def __init__(self, name):
+        self.name = name
+
+    def __call__(self, layers):
+        return {}
+
+
 def test_prefixes_that_are_let_pass_share_no_tag():
-    prefixes = ["a", "b", "a/b", "a/b/a", "ab", "a_summary", "a_summary/b", "b_summary", "a/b_summary"]
-    words = ["a", "b", "total", "epoch", "b_summary", "heatmap", "curves"]
+    prefixes = ["a", "b", "a/b", "a/b/a", "ab", "a_summary", "a_summary/b", "b_summary", "a/b_summary", "a_units"]
+    words = ["a", "b", "total", "epoch", "b_summary", "heatmap", "curves", "units"]
     layers = ["/".join(path) for length in (1, 2, 3) for path in product(words, repeat=length)]
 
     def every_tag(prefix):
         tags = Tags(prefix)
         own = tags.total, tags.depth_correlation, tags.epoch, tags.layers, tags.heatmap, tags.curves
-        return {*map(tags.layer, layers), *own}
+        named = (tags.layer, tags.unit_change, tags.unit_rotation, tags.unit_values)
+        all_tags = [*own, *(tag(layer) for tag in named for layer in layers)]
+        assert len({*all_tags}) == len(all_tags)
+        return {*all_tags}
 
-    passed = [pair for pair in combinations(prefixes, 2) if find_shared(pair) is None]
+    def shared(one, other):
+        return find_shared([root for prefix in (one, other) for root in (prefix, Tags(prefix).units)])
+
+    passed = [pair for pair in combinations(prefixes, 2) if shared(*pair) is None]
     assert {("a", "b"), ("a", "ab"), ("b", "a/b_summary")} <= set(passed)
+    assert ("a", "a_units") not in passed
     for one, other in passed:
         assert not every_tag(one) & every_tag(other)
 

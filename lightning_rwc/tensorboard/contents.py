@@ -3,17 +3,26 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
-from tensorboard.compat.proto.types_pb2 import DT_STRING
+from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
 from lightning_rwc.quantity import Quantity
 
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
 PLUGIN_NAME = "lightning_rwc"
+POINTS = 1000
+"""How many measurements the tab shows."""
+UNITS = b"units"
+"""What tells the metadata of :func:`unit_summary` from that of :func:`summary`."""
 _VERSION = 1
+_MOST_UNITS = 2**31
 
 
 class Contents(NamedTuple):
@@ -23,37 +32,55 @@ class Contents(NamedTuple):
     """In definition order."""
     tables: dict[str, Quantity]
     """What the scalar tags of a table start with, and what its numbers are."""
+    units: Mapping[str, Sequence[str] | range] = {}
+    """Layer to the names of its units, or to a range of their numbers."""
+    unit_tables: Mapping[str, Quantity] = {}
+    """For each row of a :func:`unit_summary`: the table of layers that it belongs to, and what its numbers are."""
 
 
-def summary(tag: str, layers: Sequence[str], tables: Mapping[str, Quantity]) -> Summary:
-    """The summary that tells the tab what a log holds. Write it again whenever one of the arguments has changed.
+def summary(tag: str, contents: Contents) -> Summary:
+    """The summary that tells the tab what a log holds. Write it again whenever ``contents`` have changed.
 
     Everything is in the tensor, as JSON in one string. TensorBoard keeps the newest tensor of a tag, but only the first
     metadata.
 
     Args:
         tag: :attr:`Tags.layers <lightning_rwc.tags.Tags.layers>`, after the logger's own prefix.
-        layers: the names of all layers that have been measured so far, in definition order.
-        tables: for relative weight change and each measure, what the tags of its scalars start with (such as ``rwc``
-            and ``rwc_strength``, after the logger's own prefix), and its quantity.
+        contents: all layers that have been measured so far. What the tags of a table start with, such as ``rwc`` and
+            ``rwc_strength``, comes after the logger's own prefix.
 
     Example:
-        >>> proto = summary("rwc_summary/layers", ["conv", "fc"], {"rwc_strength": Quantity("strength", signed=True)})
+        >>> contents = Contents(["conv", "fc"], {"rwc_strength": Quantity("strength", signed=True)})
+        >>> proto = summary("rwc_summary/layers", contents)
         >>> read(proto.value[0].tensor.string_val[0]).layers
         ['conv', 'fc']
 
     """
     content = {
         "version": _VERSION,
-        "layers": list(layers),
-        "tables": [{"root": root, "label": one.label, "signed": one.signed} for root, one in tables.items()],
+        "layers": contents.layers,
+        "tables": _described(contents.tables),
     }
+    if contents.units:
+        content["units"] = {layer: _shortened(names) for layer, names in contents.units.items()}
+        content["unit_tables"] = _described(contents.unit_tables)
     tensor = TensorProto(
         dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[json.dumps(content).encode("ascii")]
     )
-    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME)
-    metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
-    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+    return _of(tag, tensor, b"")
+
+
+def unit_summary(tag: str, values: "npt.NDArray[np.float32]") -> Summary:
+    """The summary of one measurement of the units of a layer.
+
+    Args:
+        tag: :meth:`Tags.unit_values <lightning_rwc.tags.Tags.unit_values>`, after the logger's own prefix.
+        values: of shape ``(quantities, units)``. The rows are those of :attr:`Contents.unit_tables`.
+
+    """
+    shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in values.shape])
+    tensor = TensorProto(dtype=DT_FLOAT, tensor_shape=shape, tensor_content=values.astype("<f4").tobytes())
+    return _of(tag, tensor, UNITS)
 
 
 def read(text: Any) -> Contents | None:
@@ -62,10 +89,48 @@ def read(text: Any) -> Contents | None:
         content = json.loads(text)
         if content["version"] != _VERSION:
             return None
+        content = {"units": {}, "unit_tables": []} | content
         layers = [*dict.fromkeys(content["layers"])]
-        tables = {one["root"]: Quantity(one["label"], bool(one["signed"])) for one in content["tables"]}
-        for name in [*layers, *tables, *(one.label for one in tables.values())]:
+        tables, unit_tables = (_quantities(content[name]) for name in ("tables", "unit_tables"))
+        units = {layer: _names(names) for layer, names in content["units"].items()}
+        for name in [*layers, *units]:
             name.encode()  # only text, and only what can be in a tag
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
-    return Contents(layers, tables)
+    return Contents(layers, tables, units, unit_tables)
+
+
+def _of(tag: str, tensor: TensorProto, content: bytes) -> Summary:
+    plugin = SummaryMetadata.PluginData(plugin_name=PLUGIN_NAME, content=content)
+    metadata = SummaryMetadata(plugin_data=plugin, data_class=DATA_CLASS_TENSOR)
+    return Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)])
+
+
+def _described(tables: Mapping[str, Quantity]) -> list[dict[str, Any]]:
+    return [
+        {"root": root, "label": one.label, "signed": one.signed, "share": one.share} for root, one in tables.items()
+    ]
+
+
+def _quantities(tables: Any) -> dict[str, Quantity]:
+    found = {}
+    for one in tables:
+        found[one["root"]] = Quantity(one["label"], bool(one["signed"]), share=bool(one.get("share", False)))
+        for text in (one["root"], one["label"]):
+            text.encode()
+    return found
+
+
+def _shortened(names: Sequence[str] | range) -> list[str] | int:
+    count = len(names)
+    return count if [*map(str, range(count))] == [*map(str, names)] else [*map(str, names)]
+
+
+def _names(names: Any) -> Sequence[str] | range:
+    if isinstance(names, int):
+        if not 0 <= names < _MOST_UNITS:
+            raise ValueError("a number of units is out of range")
+        return range(names)
+    for name in names:
+        name.encode()
+    return [*names]

@@ -6,9 +6,17 @@ from typing import Any
 
 from tensorboard.plugins.base_plugin import TBLoader, TBPlugin
 
+from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS
+
 
 class RWCLoader(TBLoader):
     """Loads the tab. If that fails, it warns, and TensorBoard starts without the tab."""
+
+    def fix_flags(self, flags: Any) -> None:
+        """Let TensorBoard keep as many measurements of units as of scalars, unless the user has said how many."""
+        samples = getattr(flags, "samples_per_plugin", None)
+        if isinstance(samples, dict):
+            samples.setdefault(PLUGIN_NAME, POINTS)
 
     def load(self, context: Any) -> TBPlugin | None:
         """The tab for TensorBoard's ``context``, or ``None`` if it cannot be loaded."""

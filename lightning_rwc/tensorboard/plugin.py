@@ -2,7 +2,7 @@
 """The routes of the tab: its own files, the list of all tables, and one table."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -15,10 +15,9 @@ from werkzeug import wrappers
 
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags
-from lightning_rwc.tensorboard.contents import PLUGIN_NAME, read
-from lightning_rwc.tensorboard.series import as_table
+from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS, UNITS, read
+from lightning_rwc.tensorboard.series import as_table, as_unit_table
 
-_POINTS = 1000
 # Only these files are served. No path is ever made from a request.
 _FILES = {
     "index.js": "text/javascript",
@@ -76,12 +75,13 @@ class RWCPlugin(TBPlugin):
         return FrontendMetadata(es_module_path="/index.js", tab_name="RWC")
 
     def runs(self, request: wrappers.Request) -> list[dict[str, Any]]:
-        """Each table of each run: ``run``, ``prefix``, ``label``, how many ``layers``, and ``newest``.
+        """Each table of each run: ``run``, ``prefix``, ``layer``, ``label``, how many ``layers``, and ``newest``.
 
-        ``newest`` is when the newest of its points was written. Tables without any point are left out.
+        A table of units has the name of their layer as ``layer``, and any other table has ``None``. ``newest`` is when
+        the newest of its points was written. Tables without any point are left out.
 
         """
-        found = self._tables(request)
+        found, units = self._tables(request)
         if not found:
             return []
         # The layers of a measurement are written in order, so the last one of them has the newest point.
@@ -97,45 +97,82 @@ class RWCPlugin(TBPlugin):
             times = [there[tag].max_wall_time for tag in ends[run, prefix] if tag in there]
             if times:
                 label, newest = table.quantity.label, max(table.written, *times)
+                size = len(table.tags)
                 listed.append(
-                    {"run": run, "prefix": prefix, "label": label, "layers": len(table.tags), "newest": newest}
+                    {"run": run, "prefix": prefix, "layer": None, "label": label, "layers": size, "newest": newest}
                 )
+        for (run, prefix, layer), one in units.items():
+            label, size = one.quantity.label, one.shape[1]
+            listed.append(
+                {"run": run, "prefix": prefix, "layer": layer, "label": label, "layers": size, "newest": one.written}
+            )
         return listed
 
     def table(self, request: wrappers.Request) -> dict[str, Any]:
-        """The table of the ``run`` and ``prefix`` that the request names."""
+        """The table of the ``run`` and ``prefix`` that the request names, or that of the units of a ``layer``."""
         run, prefix = _argument(request, "run"), _argument(request, "prefix")
-        table = self._tables(request, run).get((run, prefix))
-        if table is None:
-            raise errors.NotFoundError("There is no such run, or no such table in it.")
-        found = self._provider.read_scalars(
+        tables, units = self._tables(request, run)
+        if "layer" in request.args:
+            one = units.get((run, prefix, _argument(request, "layer")))
+            if one is not None:
+                tensors = self._provider.read_tensors(**self._of(request, run, [one.tag]), downsample=POINTS)
+                epochs = self._scalars(request, run, [one.epoch]).get(one.epoch, [])
+                points = tensors.get(run, {}).get(one.tag, [])
+                return _described(one.quantity) | as_unit_table(points, one.shape, one.row, one.names, epochs)
+        elif (table := tables.get((run, prefix))) is not None:
+            found = self._scalars(request, run, [*table.tags, table.epoch])
+            curves = {layer: found[tag] for tag, layer in table.tags.items() if tag in found}
+            return _described(table.quantity) | as_table(curves, found.get(table.epoch, []))
+        raise errors.NotFoundError("There is no such run, or no such table in it.")
+
+    def _scalars(self, request: wrappers.Request, run: str, tags: Sequence[str]) -> Mapping[str, Any]:
+        """The points of each of ``tags`` in ``run``."""
+        return self._provider.read_scalars(
             **_experiment(request),
             plugin_name=metadata.PLUGIN_NAME,
-            downsample=_POINTS,
-            run_tag_filter=RunTagFilter(runs=[run], tags=[*table.tags, table.epoch]),
+            downsample=POINTS,
+            run_tag_filter=RunTagFilter(runs=[run], tags=tags),
         ).get(run, {})
-        curves = {layer: found[tag] for tag, layer in table.tags.items() if tag in found}
-        quantity = {"label": table.quantity.label, "signed": table.quantity.signed}
-        return quantity | as_table(curves, found.get(table.epoch, []))
 
-    def _tables(self, request: wrappers.Request, run: str | None = None) -> dict[tuple[str, str], "_Table"]:
-        """What callbacks have written into the log, or into one ``run`` of it, by run and prefix."""
-        tensors = self._provider.read_tensors(
-            **_experiment(request),
-            plugin_name=PLUGIN_NAME,
-            downsample=1,
-            run_tag_filter=None if run is None else RunTagFilter(runs=[run]),
-        )
-        found = {}
+    @staticmethod
+    def _of(request: wrappers.Request, run: str | None, tags: Iterable[str] | None = None) -> dict[str, Any]:
+        """The arguments that select our tensors."""
+        runs_and_tags = RunTagFilter(runs=None if run is None else [run], tags=tags)
+        return {**_experiment(request), "plugin_name": PLUGIN_NAME, "run_tag_filter": runs_and_tags}
+
+    def _tables(
+        self, request: wrappers.Request, run: str | None = None
+    ) -> tuple[dict[tuple[str, str], "_Table"], dict[tuple[str, str, str], "_UnitTable"]]:
+        """What callbacks have written into the log, or into one ``run`` of it.
+
+        Returns:
+            Tables by run and prefix, and tables of units by run, prefix and layer.
+
+        """
+        there = self._provider.list_tensors(**self._of(request, run))
+        # The values of units take much longer to read.
+        told = {tag for series in there.values() for tag, one in series.items() if one.plugin_content != UNITS}
+        tensors = self._provider.read_tensors(**self._of(request, run, told), downsample=1) if told else {}
+        found: dict[tuple[str, str], _Table] = {}
+        units: dict[tuple[str, str, str], _UnitTable] = {}
         for name, series in tensors.items():
             for tag, data in sorted(series.items()):
                 contents = read(data[-1].numpy.tolist()) if data else None
-                if contents is not None:
-                    epoch = Tags(tag.removesuffix(Tags("").layers)).epoch
-                    for prefix, quantity in contents.tables.items():
-                        tags = {Tags(prefix).layer(layer): layer for layer in contents.layers}
-                        found[name, prefix] = _Table(tags, epoch, quantity, data[-1].wall_time)
-        return found
+                if contents is None:
+                    continue
+                of = Tags(tag.removesuffix(Tags("").layers))
+                for prefix, quantity in contents.tables.items():
+                    tags = {Tags(prefix).layer(layer): layer for layer in contents.layers}
+                    found[name, prefix] = _Table(tags, of.epoch, quantity, data[-1].wall_time)
+                for layer, names in contents.units.items():
+                    if (values := there.get(name, {}).get(of.unit_values(layer))) is None:
+                        continue
+                    shape, written = (len(contents.unit_tables), len(names)), values.max_wall_time
+                    for row, (prefix, quantity) in enumerate(contents.unit_tables.items()):
+                        key = name, prefix, layer
+                        tag_of_units = of.unit_values(layer)
+                        units[key] = _UnitTable(tag_of_units, of.epoch, quantity, written, names, shape, row)
+        return found, units
 
 
 class _Table(NamedTuple):
@@ -144,6 +181,22 @@ class _Table(NamedTuple):
     epoch: str
     quantity: Quantity
     written: float
+
+
+class _UnitTable(NamedTuple):
+    tag: str
+    epoch: str
+    quantity: Quantity
+    written: float
+    names: Sequence[Any]
+    shape: tuple[int, int]
+    """Of each measurement: quantities × units."""
+    row: int
+    """Which of the quantities."""
+
+
+def _described(quantity: Quantity) -> dict[str, Any]:
+    return {"label": quantity.label, "signed": quantity.signed, "share": quantity.share}
 
 
 def _experiment(request: wrappers.Request) -> dict[str, Any]:

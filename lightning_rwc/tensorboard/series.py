@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The points of a run's scalars as a table."""
+"""The points of a run's scalars, or of the units of a layer, as a table."""
 
 import math
 from base64 import b64encode
@@ -7,6 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
+
+from lightning_rwc.activity import by_activity, spread
+
+_MOST_UNITS = 1000
 
 
 class Datum(Protocol):
@@ -14,6 +19,13 @@ class Datum(Protocol):
 
     step: int
     value: float
+
+
+class UnitDatum(Protocol):
+    """A point of the units of a layer."""
+
+    step: int
+    numpy: npt.NDArray[Any]
 
 
 def as_table(curves: Mapping[str, Sequence[Datum]], epochs: Sequence[Datum]) -> dict[str, Any]:
@@ -38,8 +50,45 @@ def as_table(curves: Mapping[str, Sequence[Datum]], epochs: Sequence[Datum]) -> 
         value_at = {datum.step: datum.value for datum in points}
         with np.errstate(over="ignore"):
             row[:] = [value_at.get(step, math.nan) for step in steps]
+    return _encoded([*curves], steps, epoch_at, values)
+
+
+def as_unit_table(
+    points: Sequence[UnitDatum], shape: tuple[int, int], row: int, names: Sequence[Any], epochs: Sequence[Datum]
+) -> dict[str, Any]:
+    """One quantity of the units of a layer as JSON for the tab, the most active unit first.
+
+    Points of another shape are left out: the layer has grown or shrunk since.
+
+    Args:
+        points: the points of the units, which only the callback writes.
+        shape: that of a point, ``(quantities, units)``.
+        row: which quantity.
+        names: the name or number of each unit.
+        epochs: as for :func:`as_table`.
+
+    Returns:
+        What :func:`as_table` returns, with ``of``, the number of all units. Of more than 1000 units, 1000 are there,
+        evenly spaced in their order.
+
+    """
+    value_at = {}
+    for point in points:
+        if point.numpy.shape == shape and point.numpy.dtype.kind == "f":
+            value_at[point.step] = point.numpy[row]
+    steps = sorted(value_at)
+    values = np.array([value_at[step] for step in steps], dtype="<f4").reshape(len(steps), shape[1] if steps else 0)
+    rows = by_activity(values)[spread(values.shape[1], _MOST_UNITS)]
+    epoch_at = dict.fromkeys(steps, math.nan) | {datum.step: datum.value for datum in epochs}
+    units = [str(names[row]) for row in rows]
+    return _encoded(units, steps, epoch_at, values.T[rows]) | {"of": len(names)}
+
+
+def _encoded(
+    layers: list[str], steps: list[int], epoch_at: Mapping[int, float], values: npt.NDArray[np.float32]
+) -> dict[str, Any]:
     return {
-        "layers": [*curves],
+        "layers": layers,
         "steps": steps,
         "epochs": [int(epoch_at[step]) if math.isfinite(epoch_at[step]) else None for step in steps],
         "values": b64encode(values.tobytes()).decode("ascii"),

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rwc import RWCCallback, RWCHistory
 from lightning_rwc.announcer import Announcer
-from lightning_rwc.measure_tables import MeasureTables
 from lightning_rwc.metric import Measurement
 from lightning_rwc.plotting import to_image
+from lightning_rwc.recorder import Recorder
 from tests.benchmarks.measure import stack
 from tests.benchmarks.timing import interleaved, summary
 
@@ -146,14 +146,14 @@ def _images(count):
 
 def logs(repeats, quick):
     """Scalars, pictures, and the size of a long log."""
-    one_batch, announcer, history = TensorDataset(torch.zeros(1)), Announcer("rwc", False), RWCHistory()
+    one_batch, announcer, recorder = TensorDataset(torch.zeros(1)), Announcer("rwc", False), Recorder(())
     row = {f"block{i}.conv.weight": value for i, value in enumerate(np.random.rand(_LAYERS).tolist())}
 
-    measures, measurement = MeasureTables(()), Measurement(row, {}, [], 0.1)
+    measurement = Measurement(row, {}, [], 0.1, {}, {})
 
     def ours(trainer, module):
-        history.record(trainer.current_epoch, trainer.global_step, row)
-        announcer.measurement(trainer, history, measures, measurement)
+        recorder.history.record(trainer.current_epoch, trainer.global_step, row)
+        announcer.measurement(trainer, recorder, measurement)
 
     ways = {
         "nothing": lambda trainer, module: None,

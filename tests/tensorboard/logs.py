@@ -11,9 +11,11 @@ from torch.utils.tensorboard import SummaryWriter
 
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.tags import Tags
-from lightning_rwc.tensorboard.contents import summary
+from lightning_rwc.tensorboard.contents import Contents, summary, unit_summary
 
 STRENGTH = Quantity("mean node strength", signed=True)
+SHARE = Quantity("share of units", share=True)
+ROTATION = Quantity("rotation (radians)")
 
 
 def write_measurement(writer, step, epoch, rows, head="", prefix="rwc"):
@@ -34,11 +36,19 @@ def write_measurement(writer, step, epoch, rows, head="", prefix="rwc"):
             writer.add_scalar(tags.epoch, epoch, step)
 
 
-def announce(writer, step, layers, measures=(), head="", prefix="rwc"):
-    """Write what the tab needs to know."""
+def announce(writer, step, layers, measures=(), head="", prefix="rwc", units=None, shares=()):
+    """Write what the tab needs to know. ``units`` maps layers to the names of their units."""
     tags = Tags(f"{head}{prefix}")
     tables = {tags.prefix: RELATIVE_WEIGHT_CHANGE} | {tags.measure(name).prefix: STRENGTH for name in measures}
-    writer.file_writer.add_summary(summary(tags.layers, layers, tables), step)
+    tables |= {tags.measure(name).prefix: SHARE for name in shares}
+    of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure("rotation").prefix: ROTATION} if units else {}
+    writer.file_writer.add_summary(summary(tags.layers, Contents([*layers], tables, units or {}, of_units)), step)
+
+
+def write_units(writer, step, layer, changes, rotations, head="", prefix="rwc"):
+    """Write one measurement of the units of a layer."""
+    tag = Tags(f"{head}{prefix}").unit_values(layer)
+    writer.file_writer.add_summary(unit_summary(tag, np.array([changes, rotations], np.float32)), step)
 
 
 def write(folder, layers, values, first=0, epoch_length=10):

@@ -7,6 +7,7 @@ import sys
 from base64 import b64decode
 from importlib import metadata, resources
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from lightning_rwc.tensorboard import plugin as module
 from lightning_rwc.tensorboard.loader import RWCLoader
 from lightning_rwc.tensorboard.plugin import RWCPlugin
 from tests.helpers import LAYERS, Net, images, net, trainer
-from tests.tensorboard.logs import announce, write_measurement
+from tests.tensorboard.logs import announce, write_measurement, write_units
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "🙂"]
 
@@ -173,6 +174,46 @@ def test_a_table_without_points_is_not_listed(tmp_path):
     with SummaryWriter(tmp_path / "run") as writer:
         announce(writer, 1, ["a"])
     assert listed(clients(tmp_path)) == {}
+
+
+@pytest.mark.parametrize("head", ["", "my-"])
+def test_units_are_further_tables_of_a_layer(tmp_path, head):
+    layers = ["a", "b/summary", HOSTILE[0]]
+    values = np.random.default_rng(0).uniform(size=(3, 2, 4)).astype(np.float32)
+    names = {"b/summary": ["0", "1", "2", "3"], HOSTILE[0]: ["q:0", "q:1", "k:0", "k:1"]}
+    with SummaryWriter(tmp_path / "run") as writer:
+        for epoch in range(3):
+            write_measurement(writer, 10 * epoch, epoch, {"rwc": dict.fromkeys(layers, 0.5)}, head=head)
+            for layer in names:
+                write_units(writer, 10 * epoch, layer, *values[epoch], head=head)
+        announce(writer, 0, layers, head=head, units=names | {"never measured": ["0"]})
+    routes = clients(tmp_path)
+    series = json.loads(routes["/runs"].get("/").data)["series"]
+    roots = {f"{head}rwc": "relative weight change (ratio)", f"{head}rwc_rotation": "rotation (radians)"}
+    expected = {(f"{head}rwc", None, roots[f"{head}rwc"], 3)}
+    expected |= {(root, layer, label, 4) for root, label in roots.items() for layer in names}
+    assert {(one["prefix"], one["layer"], one["label"], one["layers"]) for one in series} == expected
+    for row, root in enumerate(roots):
+        for layer, units in names.items():
+            query = {"run": "run", "prefix": root, "layer": layer}
+            content, sent = table(routes["/table"].get("/", query_string=query))
+            order = np.argsort(-np.log(values[:, row]).mean(axis=0))
+            assert content["layers"] == [units[unit] for unit in order]
+            assert (content["steps"], content["epochs"], content["of"]) == ([0, 10, 20], [0, 1, 2], 4)
+            np.testing.assert_array_equal(sent, values[:, row].T[order])
+    for prefix, layer in (("rwc", "a"), ("rwc_still", "b/summary"), (f"{head}rwc", "never measured")):
+        query = {"run": "run", "prefix": prefix, "layer": layer}
+        assert routes["/table"].get("/", query_string=query).status_code == 404
+    twice = f"run=run&prefix={head}rwc&layer=a&layer=b"
+    assert routes["/table"].get("/", query_string=twice).status_code == 400
+
+
+def test_tensorboard_keeps_measurements_of_units_unless_the_user_has_said_how_many():
+    for given, kept in (({}, 1000), ({"lightning_rwc": 5}, 5), ({"images": 3}, 1000)):
+        flags = SimpleNamespace(samples_per_plugin=dict(given))
+        RWCLoader().fix_flags(flags)
+        assert flags.samples_per_plugin == given | {"lightning_rwc": kept}
+    RWCLoader().fix_flags(SimpleNamespace())
 
 
 def test_only_what_has_grown_is_newer(tmp_path):

@@ -5,7 +5,7 @@ from collections import namedtuple
 
 import numpy as np
 
-from lightning_rwc.tensorboard.series import as_table
+from lightning_rwc.tensorboard.series import as_table, as_unit_table
 
 Datum = namedtuple("Datum", "step value")
 
@@ -34,3 +34,39 @@ def test_the_later_of_two_points_at_one_step_counts():
     table = as_table({"a": [Datum(9, 1.0), Datum(19, 2.0), Datum(19, 3.0), Datum(29, 4.0)]}, epochs)
     assert (table["steps"], table["epochs"]) == ([9, 19, 29], [0, 1, None])
     np.testing.assert_array_equal(values(table), np.float32([[1, 3, 4]]))
+
+
+Point = namedtuple("Point", "step numpy")
+
+
+def test_units_come_with_the_most_active_one_first():
+    first = np.float32([[0.0, 0.5, 0.1, np.nan], [1, 2, 3, 4]])
+    second = np.float32([[0.0, 0.25, 0.1, 0.1], [5, 6, 7, 8]])
+    points = [Point(9, first), Point(19, second)]
+    epochs = [Datum(9, 0.0), Datum(19, 1.0), Datum(29, 2.0)]
+    table = as_unit_table(points, (2, 4), 0, ["a", "b", "c", "d"], epochs)
+    assert (table["layers"], table["steps"], table["epochs"]) == (["b", "c", "d", "a"], [9, 19], [0, 1])
+    np.testing.assert_array_equal(values(table), np.float32([[0.5, 0.25], [0.1, 0.1], [np.nan, 0.1], [0, 0]]))
+    table = as_unit_table(points, (2, 4), 1, range(4), epochs)
+    assert (table["layers"], table["of"]) == (["3", "2", "1", "0"], 4)
+    np.testing.assert_array_equal(values(table), [[4, 8], [3, 7], [2, 6], [1, 5]])
+
+
+def test_of_units_the_later_point_at_a_step_counts_and_another_shape_is_left_out():
+    shaped = [np.full(shape, value, np.float32) for value, shape in enumerate(((2, 2), (2, 2), (2, 3), (3, 2), (2,)))]
+    points = [Point(9, shaped[0]), Point(9, shaped[1]), *(Point(19 + i, one) for i, one in enumerate(shaped[2:]))]
+    points.append(Point(49, np.full((2, 2), "x")))
+    table = as_unit_table(points, (2, 2), 0, range(2), [])
+    assert (table["layers"], table["steps"], table["epochs"]) == (["0", "1"], [9], [None])
+    np.testing.assert_array_equal(values(table), [[1], [1]])
+    assert as_unit_table([], (2, 2), 0, range(2), [])["layers"] == []
+
+
+def test_of_many_units_evenly_spaced_ones_are_sent():
+    sizes = np.random.default_rng(0).permutation(5000).astype(np.float32) + 1
+    table = as_unit_table([Point(9, np.stack([sizes, sizes]))], (2, 5000), 0, range(5000), [Datum(9, 0.0)])
+    assert (len(table["layers"]), table["of"]) == (1000, 5000)
+    sent = values(table)[:, 0]
+    np.testing.assert_array_equal(sent, sizes[[int(name) for name in table["layers"]]])
+    assert (sent[0], sent[-1]) == (5000, 1)
+    assert set(np.diff(sent)) <= {-5, -6}

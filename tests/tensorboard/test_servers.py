@@ -15,9 +15,10 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.util.tensor_util import make_tensor_proto
 from torch.utils.tensorboard import SummaryWriter
 
-from tests.tensorboard.logs import announce, serve, write_measurement
+from tests.tensorboard.logs import announce, serve, write_measurement, write_units
 
 LONG = 2500  # measurements, of which TensorBoard keeps 1,000
+UNITS = {"b": ["0", "1"]}
 
 pytestmark = pytest.mark.integration
 
@@ -43,12 +44,14 @@ def resumed(folder):
         for epoch in range(3):
             write_measurement(writer, 10 * epoch + 9, epoch, {"rwc": row("b", "a", value=epoch)})
             if not epoch:
-                announce(writer, 9, ["b", "a"])
+                announce(writer, 9, ["b", "a"], units=UNITS)
+            write_units(writer, 10 * epoch + 9, "b", [epoch + 1, epoch + 2], [epoch, 0])
     time.sleep(1.1)  # the names of event files have the second, by which they are sorted
     for epoch in (1, 2, 3):
         write_measurement(writer, 10 * epoch + 9, epoch, {"rwc": row("b", "c", "a", value=10 + epoch)})
         if epoch == 1:
-            announce(writer, 19, ["b", "c", "a"])
+            announce(writer, 19, ["b", "c", "a"], units=UNITS)
+        write_units(writer, 10 * epoch + 9, "b", [epoch + 11, epoch + 12], [epoch, 0])
     writer.close()
 
 
@@ -57,8 +60,9 @@ def long(folder):
     with SummaryWriter(folder) as writer:
         for epoch in range(LONG):
             write_measurement(writer, 3 * epoch + 2, epoch, {"rwc": row("b", "a", value=epoch)})
+            write_units(writer, 3 * epoch + 2, "b", [epoch, 0], [0, epoch])
             if epoch % 20 == 0:
-                announce(writer, 3 * epoch + 2, ["b", "a"] if epoch >= LONG - 20 else ["a", "b"])
+                announce(writer, 3 * epoch + 2, ["b", "a"] if epoch >= LONG - 20 else ["a", "b"], units=UNITS)
 
 
 def prefixed(folder):
@@ -123,7 +127,10 @@ def values(table):
 
 
 def test_the_list(get):
-    series = {(one["run"], one["prefix"]): (one["label"], one["layers"]) for one in get("runs")["series"]}
+    series = get("runs")["series"]
+    units = {(one["run"], one["prefix"], one["layer"], one["layers"]) for one in series if one["layer"] is not None}
+    assert units == {(run, prefix, "b", 2) for run in ("resumed", "long") for prefix in ("rwc", "rwc_rotation")}
+    series = {(one["run"], one["prefix"]): (one["label"], one["layers"]) for one in series if one["layer"] is None}
     rwc, strength = "relative weight change (ratio)", "mean node strength"
     assert series == {
         ("changed", "rwc"): (rwc, 3),
@@ -159,6 +166,19 @@ def test_a_sample_of_a_long_run_has_whole_columns_and_their_epochs(get):
     assert len(table["steps"]) == 1000
     np.testing.assert_array_equal(table["epochs"], np.subtract(table["steps"], 2) // 3)
     np.testing.assert_array_equal(values(table), [table["epochs"]] * 2)
+
+
+def test_units_of_a_resumed_run(get):
+    table = get("table", run="resumed", prefix="rwc", layer="b")
+    assert (table["layers"], table["steps"], table["epochs"]) == (["1", "0"], [9, 19, 29, 39], [0, 1, 2, 3])
+    np.testing.assert_array_equal(values(table), [[2, 13, 14, 15], [1, 12, 13, 14]])
+
+
+def test_units_of_a_long_run_have_the_measurements_of_its_layers(get):
+    of_layers = get("table", run="long", prefix="rwc")
+    table = get("table", run="long", prefix="rwc_rotation", layer="b")
+    assert (table["steps"], table["epochs"]) == (of_layers["steps"], of_layers["epochs"])
+    np.testing.assert_array_equal(values(table), [table["epochs"], [0] * 1000])
 
 
 def test_prefixes_of_loggers_and_callbacks(get):

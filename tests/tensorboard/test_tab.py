@@ -14,7 +14,7 @@ import pytest
 from matplotlib import colormaps
 from torch.utils.tensorboard import SummaryWriter
 
-from tests.tensorboard.logs import announce, serve, write, write_measurement
+from tests.tensorboard.logs import announce, serve, write, write_measurement, write_units
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -29,6 +29,10 @@ FLAGS = [
 HOSTILE = ['<img src=x onerror="window.hacked=1">', "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "=1+1"]
 LAYERS = ["stem", "block.10", "block.2", "head"]
 VALUES = np.array([[1e-3, 1e-2, 0.0], [1e-1, 2e-2, np.nan], [5e-2, 5e-2, 5e-2], [1.0, np.inf, 0.3]])
+UNITS = ["0", "1", "2", "3"]
+CHANGES = np.array([[0.0, 0.0, 0.0], [1e-3, 2e-3, 4e-3], [1.0, 0.5, 0.25], [0.1, 0.01, 0.02]])
+ROTATIONS = CHANGES[[2, 1, 0, 3]] / 2
+MANY = 50_257
 OTHER = np.array([[1e-3, 1e-3, 1e-3], [1e-3, 1e-3, 1e-3], [5e-1, 5e-1, 5e-1], [1.0, 1.0, 1.0]])
 
 pytestmark = [
@@ -48,6 +52,17 @@ def log_dir(tmp_path_factory):
             rows = {name: dict(zip(LAYERS, strength * VALUES[:, 0], strict=True)) for name in ("rwc", "strength")}
             write_measurement(writer, 10 * epoch, epoch, rows)
         announce(writer, 10, LAYERS, measures=["strength"])
+    with SummaryWriter(str(folder / "units")) as writer:
+        for epoch in range(3):
+            step = 10 * epoch + 9
+            rows = {
+                "rwc": dict.fromkeys(LAYERS, 0.5),
+                "still": dict(zip(LAYERS, (0, 0.5, 1, 0.1 * epoch), strict=True)),
+            }
+            write_measurement(writer, step, epoch, rows)
+            write_units(writer, step, "block.2", CHANGES[:, epoch], ROTATIONS[:, epoch])
+            write_units(writer, step, "head", np.linspace(1, 2, MANY), np.ones(MANY))
+        announce(writer, step, LAYERS, shares=["still"], units={"block.2": UNITS, "head": [*map(str, range(MANY))]})
     write(folder / "<i>hostile", HOSTILE, np.full((len(HOSTILE), 2), 0.5))
     large = 10 ** np.random.default_rng(0).normal(-2, 0.5, (300, 1000))
     write(folder / "large", [f"layers.{number}.weight" for number in range(300)], large)
@@ -57,7 +72,7 @@ def log_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(log_dir):
     process, address = serve(log_dir)
-    wanted = 7
+    wanted = 13
     while urlopen(f"{address}data/plugin/lightning_rwc/runs").read().count(b'"run"') < wanted:
         time.sleep(0.2)
     yield address
@@ -313,6 +328,100 @@ def test_measures_have_the_labels_and_scales_of_the_log(tab):
     main.wait("document.querySelector('#side').textContent.includes('mean node strength, coloured by depth')")
     # All values are positive, but the quantity is signed: the largest has an end of the scale, not of viridis.
     np.testing.assert_allclose(main.pixel(3, 1, columns=2)[0], [45, 0, 75], atol=6)
+
+
+def shown(tab, units):
+    """Wait until units are shown, or all layers."""
+    tab.wait(f"document.querySelector('#path').hidden === {str(not units).lower()}")
+    tab.wait("!document.querySelector('canvas.map').ariaLabel.includes('heatmap of 0 ')")
+    tab.page.mouse.move(5, 5)
+    return tab.settled()
+
+
+def unit_cell(tab, row, column, rows=4, columns=3):
+    """Where a cell of units is; their names take less room than those of layers."""
+    width, height = tab.frame.evaluate(
+        "(({width, height}) => [width, height])(document.querySelector('canvas.map').getBoundingClientRect())"
+    )
+    return {"x": 40 + (column + 0.5) * (width - 40 - 64) / columns, "y": 4 + (row + 0.5) * (height - 38) / rows}
+
+
+def test_a_layer_opens_to_its_units_and_closes_again(tab):
+    main = tab(run="units")
+    assert "click ▸ or press U" in main.hover(2, 1)
+    assert "click" not in main.hover(0, 1)
+    place = main.pixel(2, 0)[1]
+    main.frame.locator("canvas.map").first.click(position={"x": 100, "y": place["y"]})
+    assert shown(main, units=True) == "4 of 4 units, 3 measurements"
+    assert "Units of block.2" in main.frame.inner_text("#path")
+    order = [2, 3, 1, 0]  # the geometric means are 0.5, 0.027, 0.002, and nothing
+    assert main.table()[0][2:] == [UNITS[unit] for unit in order]
+    for row, unit in enumerate(order):
+        for column in range(3):
+            main.frame.locator("canvas.map").first.hover(position=unit_cell(main, row, column))
+            value = CHANGES[unit, column]
+            assert main.settled() == f"unit {unit} · epoch {column} · step {10 * column + 9} · {value:g}"
+    main.frame.locator("canvas.map").first.click(position=unit_cell(main, 1, 0))
+    main.settled()
+    assert main.frame.inner_text("#pins") == "3"
+    assert "units at epoch 0" in main.frame.inner_text("#side")
+    assert "depth" not in main.frame.inner_text("#side")
+    assert not main.frame.is_visible("input[name=filter]")
+    main.frame.select_option("select[name=prefix]", "rwc_rotation")
+    main.wait("document.querySelector('#side').textContent.includes('rotation (radians), coloured by activity')")
+    main.settled()
+    assert main.table()[0][2:] == ["0", "3", "1", "2"]
+    assert "&p.lightning_rwc.layer=block.2" in main.page.url
+    main.frame.click("button[name=back]")
+    assert shown(main, units=False) == "4 of 4 layers, 3 measurements"
+    assert "relative weight change (ratio), coloured by depth" in main.frame.inner_text("#side")
+    assert main.frame.inner_text("#pins") == ""
+    assert main.frame.evaluate("document.activeElement.className") == "map"
+
+
+def test_units_open_and_close_by_keyboard_and_by_link(tab):
+    main = tab(run="units", pins='["stem"]')
+    main.frame.focus("canvas.map")
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "u"):
+        main.page.keyboard.press(key)
+    assert shown(main, units=True) == "4 of 4 units, 3 measurements"
+    main.page.keyboard.press("ArrowDown")
+    assert main.settled() == "unit 2 · epoch 2 · step 29 · 0.25"
+    main.page.keyboard.press("Escape")
+    assert shown(main, units=False) == "4 of 4 layers, 3 measurements"
+    assert main.frame.inner_text("#pins") == "stem"
+    main.frame.select_option("select[name=layer]", "block.2")
+    assert shown(main, units=True) == "4 of 4 units, 3 measurements"
+    again = tab(run="units", layer="block.2", prefix="rwc_rotation")
+    assert again.settled() == "4 of 4 units, 3 measurements"
+    assert again.table()[0][2:] == ["0", "3", "1", "2"]
+    again.frame.select_option("select[name=layer]", "")
+    assert shown(again, units=False) == "4 of 4 layers, 3 measurements"
+    again.frame.select_option("select[name=run]", "main")
+    again.wait("document.querySelector('select[name=layer]').parentElement.hidden")
+
+
+def test_of_many_units_a_part_is_shown_and_the_page_says_so(tab):
+    main = tab(run="units", layer="head")
+    assert main.settled() == f"1000 of {MANY} units, 3 measurements"
+    assert f"Units of head (1000 of {MANY}, evenly spaced)" in main.frame.inner_text("#path")
+    named = [int(name) for name in main.table()[0][2:]]
+    assert (named[0], named[-1]) == (MANY - 1, 0)
+
+
+def test_shares_are_drawn_from_0_to_1(tab):
+    main = tab(run="units", prefix="rwc_still")
+    for row, share in ((0, 0.0), (1, 0.5), (2, 1.0)):
+        expected = [round(255 * channel) for channel in colormaps["viridis"](share)[:3]]
+        np.testing.assert_allclose(main.pixel(row, 0)[0], expected, atol=6)
+    assert main.frame.is_disabled("select[name=colour]")
+    # Units have no such share: their change is shown, and later the share of layers again.
+    main.frame.select_option("select[name=layer]", "block.2")
+    assert shown(main, units=True) == "4 of 4 units, 3 measurements"
+    assert main.frame.input_value("select[name=prefix]") == "rwc"
+    main.frame.click("button[name=back]")
+    shown(main, units=False)
+    main.wait("document.querySelector('select[name=prefix]').value === 'rwc_still'")
 
 
 def test_keyboard_reaches_every_cell_pins_and_selects(tab):

@@ -2,16 +2,33 @@
 // The page: its controls, what is selected, and what is drawn when that changes. Names from logs only ever become text.
 import {LineChart} from './charts.js';
 import {depthColour, valueScale} from './colours.js';
-import {arrange, axisOf, csv, depthCorrelation, fetchSeries, fetchTable, limits, readable, smooth} from './data.js';
+import {
+  arrange,
+  axisOf,
+  closest,
+  csv,
+  depthCorrelation,
+  fetchSeries,
+  fetchTable,
+  limits,
+  readable,
+  smooth,
+} from './data.js';
 import {Heatmap} from './heatmap.js';
 
 const PLUGIN = 'lightning_rwc';
 const POLL_MS = 5000;
-// What a link can hold. `time` is a step, or empty for the newest measurement.
+const MOST_POINTS = 300_000;
+const SORTS = {
+  layer: [['depth', 'as defined'], ['value', 'by last value'], ['name', 'by name']],
+  unit: [['depth', 'most active first'], ['value', 'by last value'], ['name', 'by number']],
+};
+// What a link can hold. `time` is a step, or empty for the newest measurement. `layer` is the one whose units are shown.
 const DEFAULTS = {
   run: '',
   other: '',
   prefix: '',
+  layer: '',
   sort: 'depth',
   filter: '',
   colour: 'log',
@@ -19,6 +36,7 @@ const DEFAULTS = {
   smooth: '0',
   time: '',
   pins: '',
+  unitPins: '',
 };
 
 export class App {
@@ -28,6 +46,8 @@ export class App {
     this.view = {x0: 0, x1: 1, y0: 0, y1: 1};
     this.hovered = null;
     this.tables = {};
+    this.opens = new Set();
+    this.row = 'layer';
   }
 
   async start() {
@@ -60,7 +80,9 @@ export class App {
     choice('run', 'run', []);
     choice('other', 'compare with', []);
     choice('prefix', 'quantity', []);
-    choice('sort', 'rows', [['depth', 'as defined'], ['value', 'by last value'], ['name', 'by name']]);
+    const layer = add('layer', 'layer', document.createElement('select'));
+    layer.addEventListener('change', () => (layer.value ? this.open(layer.value) : this.close()));
+    choice('sort', 'rows', SORTS.layer);
     const text = add('filter', 'layers (regular expression)', document.createElement('input'));
     text.type = 'search';
     text.value = this.state.filter;
@@ -84,6 +106,12 @@ export class App {
       Object.assign(parent.appendChild(document.createElement(tag)), {id});
     this.readout = element('div', 'readout');
     this.readout.setAttribute('aria-live', 'polite');
+    this.path = element('nav', 'path');
+    this.path.setAttribute('aria-label', 'layer');
+    const back = this.path.appendChild(document.createElement('button'));
+    Object.assign(back, {type: 'button', textContent: '← all layers', name: 'back'});
+    back.addEventListener('click', () => this.close());
+    this.opened = this.path.appendChild(document.createElement('strong'));
     this.pinList = element('div', 'pins');
     this.main = element('main', 'charts');
     this.maps = element('div', 'maps', this.main);
@@ -92,6 +120,8 @@ export class App {
       hover: (cell) => this.hover(cell),
       pin: (layer) => this.pin(layer),
       select: (column) => this.selectColumn(column),
+      open: (layer) => this.open(layer),
+      close: () => this.close(),
       view: () => this.draw(() => this.heatmaps().forEach((map) => map.draw())),
     };
     this.map = new Heatmap(this.maps, this.view, on);
@@ -148,26 +178,38 @@ export class App {
 
   /** Fetch the selected tables that are new or have grown. */
   async load() {
-    const runs = [...new Set(this.series.map(({run}) => run))].sort(new Intl.Collator('en', {numeric: true}).compare);
+    const ofLayers = this.series.filter(({layer}) => layer === null);
+    const runs = [...new Set(ofLayers.map(({run}) => run))].sort(new Intl.Collator('en', {numeric: true}).compare);
     this.empty.hidden = runs.length > 0;
     this.main.hidden = this.form.hidden = runs.length === 0;
     if (!runs.length) return;
     const {state} = this;
     if (!runs.includes(state.run)) state.run = runs[0];
     if (!runs.includes(state.other)) state.other = '';
-    const tables = this.series.filter(({run}) => run === state.run);
-    if (!tables.some(({prefix}) => prefix === state.prefix)) state.prefix = tables[0].prefix;
+    const here = this.series.filter(({run}) => run === state.run);
+    if (!here.some(({layer}) => layer === this.layer)) state.layer = '';
+    const tables = here.filter(({layer}) => layer === this.layer);
+    if (!tables.some(({prefix}) => prefix === state.prefix)) {
+      state.prefix = (closest(tables, state.prefix) ?? tables[0]).prefix;
+    }
+    const openable = here.filter((one) => one.layer !== null && closest([one], state.prefix));
+    this.opens = new Set(openable.map(({layer}) => layer));
+    const opened = [...this.opens].map((name) => [name, `units of ${name}`]);
+    fill(this.controls.layer, [['', 'all layers'], ...opened], state.layer);
+    this.controls.layer.parentElement.hidden = !opened.length;
     const choices = runs.map((run) => [run, run]);
     fill(this.controls.run, choices, state.run);
     fill(this.controls.other, [['', 'none'], ...choices.filter(([run]) => run !== state.run)], state.other);
     fill(this.controls.prefix, tables.map(({prefix, label}) => [prefix, `${prefix}: ${label}`]), state.prefix);
     const wanted = {};
     for (const run of [state.run, state.other]) {
-      const series = this.series.find((one) => one.run === run && one.prefix === state.prefix);
+      const {prefix} = state;
+      const series = this.series.find((one) => one.run === run && one.prefix === prefix && one.layer === this.layer);
       if (!series) continue;
-      const key = JSON.stringify([run, state.prefix]);
+      const key = this.key(run);
       const known = this.tables[key];
-      wanted[key] = known?.newest === series.newest ? known : {...series, table: await fetchTable(run, state.prefix)};
+      const table = known?.newest === series.newest ? known.table : await fetchTable(run, prefix, state.layer);
+      wanted[key] = table === known?.table ? known : {...series, table};
     }
     const before = this.tables;
     this.tables = wanted;
@@ -175,8 +217,17 @@ export class App {
     if (keys.some((key) => before[key] !== wanted[key])) this.schedule();
   }
 
+  /** The layer whose units are shown, or null. */
+  get layer() {
+    return this.state.layer || null;
+  }
+
+  key(run) {
+    return JSON.stringify([run, this.state.prefix, this.layer]);
+  }
+
   tableOf(run) {
-    return this.tables[JSON.stringify([run, this.state.prefix])]?.table;
+    return this.tables[this.key(run)]?.table;
   }
 
   /** What the selected run, and the one to compare with, are drawn over. */
@@ -189,23 +240,50 @@ export class App {
   set(change) {
     Object.assign(this.state, change);
     this.writeLink();
-    if ('run' in change || 'other' in change || 'prefix' in change) {
+    if (['run', 'other', 'prefix', 'layer'].some((name) => name in change)) {
       this.load().catch((error) => this.say(error.message));
     }
     this.schedule();
   }
 
+  /** Show the units of `layer`. */
+  open(layer) {
+    const tables = this.series.filter((one) => one.run === this.state.run && one.layer === layer);
+    this.outer = this.layer === null ? this.state.prefix : this.outer;
+    this.turn({layer, prefix: closest(tables, this.state.prefix).prefix, unitPins: ''});
+  }
+
+  /** Go back to all layers. */
+  close() {
+    this.turn({layer: '', prefix: this.outer ?? this.state.prefix, unitPins: ''});
+    if (!this.body.contains(document.activeElement) || this.path.contains(document.activeElement)) {
+      this.map.canvas.focus();
+    }
+  }
+
+  /** Show other rows, from the first to the last. */
+  turn(change) {
+    this.hovered = this.map.cursor = null;
+    Object.assign(this.view, {x0: 0, x1: 1, y0: 0, y1: 1});
+    this.set(change);
+  }
+
   get pins() {
     try {
-      return this.state.pins ? JSON.parse(this.state.pins).filter((layer) => typeof layer === 'string') : [];
+      const text = this.state[this.pinned];
+      return text ? JSON.parse(text).filter((name) => typeof name === 'string') : [];
     } catch {
       return [];
     }
   }
 
+  get pinned() {
+    return this.layer === null ? 'pins' : 'unitPins';
+  }
+
   pin(layer) {
     const pins = this.pins.includes(layer) ? this.pins.filter((one) => one !== layer) : [...this.pins, layer];
-    this.set({pins: pins.length ? JSON.stringify(pins) : ''});
+    this.set({[this.pinned]: pins.length ? JSON.stringify(pins) : ''});
   }
 
   hover(cell) {
@@ -275,8 +353,16 @@ export class App {
     const table = this.tableOf(state.run);
     if (!table) return;
     const other = state.other ? this.tableOf(state.other) : undefined;
-    const {layers, error} = arrange(table, state);
+    const ofUnits = this.layer !== null;
+    const {layers, error} = arrange(table, ofUnits ? {...state, filter: ''} : state);
     this.layers = layers;
+    this.row = ofUnits ? 'unit' : 'layer';
+    fill(this.controls.sort, SORTS[this.row], state.sort);
+    this.controls.filter.parentElement.hidden = ofUnits;
+    this.controls.colour.disabled = this.controls.axis.disabled = table.linear;
+    this.path.hidden = !ofUnits;
+    const part = table.layers.length < table.of ? ` (${table.layers.length} of ${table.of}, evenly spaced)` : '';
+    this.opened.textContent = `Units of ${state.layer.slice(0, 200)}${part}`;
     this.controls.filter.setCustomValidity(error);
     this.controls.filter.setAttribute('aria-invalid', String(Boolean(error)));
     const time = this.controls.time;
@@ -284,13 +370,15 @@ export class App {
     this.main.classList.toggle('two', Boolean(other));
 
     const {axis} = this;
-    const {signed} = table;
-    const logarithmic = state.colour === 'log' && !signed;
-    const scale = valueScale(limits(other ? [table, other] : [table], logarithmic), {logarithmic, signed});
+    const {signed, share} = table;
+    const logarithmic = state.colour === 'log' && !table.linear;
+    const scale = valueScale(limits(other ? [table, other] : [table], logarithmic), {logarithmic, signed, share});
     const room = Math.max(window.innerHeight - 190, 260);
     const height = Math.min(Math.max(18 * layers.length + 50, 260), room, other ? 480 : 900);
-    const shared = {axis, scale, dark: this.dark, height};
-    this.map.show({...shared, table, layers, title: state.run, names: true});
+    const shared = {axis, scale, dark: this.dark, height, row: this.row};
+    const opens = ofUnits ? new Set() : this.opens;
+    const title = ofUnits ? `${state.run}, units of ${state.layer}` : state.run;
+    this.map.show({...shared, table, layers, opens, title, names: true});
     for (const map of [this.otherMap, this.differenceMap]) map.figure.hidden = !other;
     if (other) {
       const there = layers.filter((layer) => other.rowOf.has(layer));
@@ -316,34 +404,44 @@ export class App {
   drawCharts(table, other, axis, layers) {
     const {state} = this;
     const x = table.times(axis);
-    const logarithmic = state.axis === 'log' && !table.signed;
+    const logarithmic = state.axis === 'log' && !table.linear;
+    const range = table.share ? [-0.02, 1.02] : undefined;
+    const ofUnits = this.layer !== null;
     const weight = Number(state.smooth);
-    const colour = (layer) => depthColour(table.rowOf.get(layer), table.layers.length, this.dark);
-    const curves = layers.map((layer) => ({
+    const colour = (layer) => this.colourOf(layer, table);
+    // Evenly spaced ones, if all would take seconds.
+    const every = Math.ceil((layers.length * x.length) / MOST_POINTS);
+    const drawn = layers.filter((layer, row) => row % every === 0 || this.pins.includes(layer));
+    const curves = drawn.map((layer) => ({
       name: layer,
       values: smooth(table.row(table.rowOf.get(layer)), weight),
       colour: colour(layer),
-      width: layers.length > 60 ? 0.7 : 1.2,
+      width: drawn.length > 60 ? 0.7 : 1.2,
     }));
     const height = Math.max(Math.min(this.map.height * 0.46, 340), 200);
-    this.curves.title(`${table.label}, coloured by depth`);
-    const ofCurves = `curves of ${layers.length} layers over ${axis}`;
-    this.curves.show(x, curves, {height, xName: axis, logarithmic, describe: ofCurves});
+    const some = drawn.length < layers.length ? ` (${drawn.length} of ${layers.length} curves)` : '';
+    this.curves.title(`${table.label}, coloured by ${ofUnits ? 'activity' : 'depth'}${some}`);
+    const ofCurves = `curves of ${drawn.length} ${this.row}s over ${axis}`;
+    this.curves.show(x, curves, {height, xName: axis, logarithmic, range, describe: ofCurves});
 
     const [main, second] = [depthColour(1, 3, this.dark), this.dark ? '#fdb863' : '#d0730f'];
     const depths = table.layers.map((_, row) => row);
-    const profiles = [{name: state.run, values: table.column(this.column), colour: main, width: 1.5, points: true}];
+    const points = depths.length <= 300;
+    const profiles = [{name: state.run, values: table.column(this.column), colour: main, width: 1.5, points}];
     if (other) {
       const at = other.times(axis).findLastIndex((time) => time <= x[this.column]);
       const theirs = other.column(Math.max(at, 0));
       const values = table.layers.map((layer) => theirs[other.rowOf.get(layer)] ?? NaN);
-      profiles.push({name: state.other, values, colour: second, width: 1.5, points: true});
+      profiles.push({name: state.other, values, colour: second, width: 1.5, points});
     }
     const small = Math.max(height * 0.55, 150);
-    const describe = `value of each layer by depth at ${axis} ${x[this.column]}`;
-    this.profile.title(`depth profile at ${axis} ${x[this.column]}`, other ? profiles : []);
-    this.profile.show(depths, profiles, {height: small, xName: 'depth', logarithmic, describe});
+    const order = ofUnits ? 'rank, most active first' : 'depth';
+    const describe = `value of each ${this.row} by ${order} at ${axis} ${x[this.column]}`;
+    this.profile.title(`${ofUnits ? 'units' : 'depth profile'} at ${axis} ${x[this.column]}`, other ? profiles : []);
+    this.profile.show(depths, profiles, {height: small, xName: order, logarithmic, range, describe});
 
+    this.correlation.figure.hidden = ofUnits;
+    if (ofUnits) return;
     const rho = table.steps.map((_, column) => depthCorrelation(table.column(column)));
     const lines = [{name: state.run, values: rho, colour: main, width: 1.5}];
     if (other && other.steps.length) {
@@ -353,6 +451,12 @@ export class App {
     this.correlation.title("depth correlation: Spearman's ρ between depth and value", other ? lines : []);
     const ofCorrelation = `depth correlation over ${axis}`;
     this.correlation.show(x, lines, {height: small, xName: axis, range: [-1, 1], describe: ofCorrelation});
+  }
+
+  /** The colour of the curve of a layer by its depth, or of a unit by its activity: the most active one is bright. */
+  colourOf(name, table) {
+    const [row, count] = [table.rowOf.get(name), table.layers.length];
+    return depthColour(this.layer === null ? row : count - 1 - row, count, this.dark);
   }
 
   /** What follows the pointer; cheap for any number of layers. */
@@ -373,7 +477,7 @@ export class App {
     const cell = this.hovered;
     if (!table || !cell || !table.rowOf.has(cell.layer) || !(cell.column in table.steps)) {
       const shown = this.layers?.length ?? 0;
-      const size = table ? `${shown} of ${table.layers.length} layers, ${table.steps.length} measurements` : '';
+      const size = table ? `${shown} of ${table.of} ${this.row}s, ${table.steps.length} measurements` : '';
       this.readout.textContent = this.message || size;
       return;
     }
@@ -381,12 +485,13 @@ export class App {
     const value = table.row(table.rowOf.get(layer))[column];
     const epoch = table.epochs[column];
     const name = layer.length > 160 ? `${layer.slice(0, 80)}…${layer.slice(-80)}` : layer;
-    const parts = [name, ...(epoch === null ? [] : [`epoch ${epoch}`]), `step ${table.steps[column]}`, readable(value)];
+    const parts = [this.layer === null ? name : `unit ${name}`, ...(epoch === null ? [] : [`epoch ${epoch}`]), `step ${table.steps[column]}`, readable(value)];
     const other = this.state.other ? this.tableOf(this.state.other) : undefined;
     if (other?.rowOf.has(layer)) {
       const there = other.times(this.axis).indexOf(table.times(this.axis)[column]);
       if (there >= 0) parts.push(`${this.state.other}: ${readable(other.row(other.rowOf.get(layer))[there])}`);
     }
+    if (this.layer === null && this.opens.has(layer)) parts.push('its units: click ▸ or press U');
     this.readout.textContent = parts.join(' · ');
   }
 
@@ -398,7 +503,7 @@ export class App {
         .map((layer) => {
           const button = document.createElement('button');
           Object.assign(button, {type: 'button', textContent: layer.slice(0, 200), title: 'unpin'});
-          button.style.borderLeftColor = depthColour(table.rowOf.get(layer), table.layers.length, this.dark);
+          button.style.borderLeftColor = this.colourOf(layer, table);
           button.addEventListener('click', () => this.pin(layer));
           return button;
         }),
@@ -413,9 +518,13 @@ export class App {
 
   // ── export ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+  get fileName() {
+    return [this.state.prefix, ...(this.layer === null ? [] : [this.layer])].join('_');
+  }
+
   exportCsv() {
     const table = this.tableOf(this.state.run);
-    save(new Blob([csv(table, this.layers)], {type: 'text/csv'}), `${this.state.prefix}.csv`);
+    save(new Blob([csv(table, this.layers)], {type: 'text/csv'}), `${this.fileName}.csv`);
   }
 
   exportPng() {
@@ -445,7 +554,7 @@ export class App {
       if (canvas) context.drawImage(canvas, left - frame.left, top - frame.top, width, height);
       else context.fillText(text, left - frame.left, top - frame.top);
     }
-    sheet.toBlob((blob) => save(blob, `${this.state.prefix}.png`));
+    sheet.toBlob((blob) => save(blob, `${this.fileName}.png`));
   }
 
   writeLink() {

@@ -51,7 +51,7 @@ export class LineChart {
             width: width ?? 1,
             dash,
             spanGaps: false,
-            points: {show: Boolean(points) || x.length * series.length <= 2000, size: 4, fill: colour},
+            points: {show: points ?? x.length * series.length <= 2000, size: 4, fill: colour},
           })),
         ],
         hooks: {setCursor: [() => this.pointed()], draw: [() => queueMicrotask(() => this.overlay())]},

@@ -27,7 +27,8 @@ export function depthColour(row, count, dark) {
 }
 
 /** A scale of values, for the colour of a number and for the colour bar. */
-export function valueScale([low, high], {logarithmic, signed}) {
+export function valueScale([low, high], {logarithmic, signed, share: isShare}) {
+  if (isShare) return {low: 0, high: 1, logarithmic: false, share: (value) => value, stops: VIRIDIS};
   if (signed) {
     const reach = Math.max(Math.abs(low), Math.abs(high)) || 1;
     return {low: -reach, high: reach, logarithmic: false, share: (value) => (value / reach + 1) / 2, stops: PUOR};

@@ -7,15 +7,17 @@ async function get(route, parameters = {}) {
   return response.json();
 }
 
-/** Every table of every run: [{run, prefix, label, layers, newest}]. */
+/** Every table of every run: [{run, prefix, layer, label, layers, newest}]. Tables of units have a `layer`. */
 export const fetchSeries = async () => (await get('runs')).series;
 
-/** One table: layers × measurements. */
-export const fetchTable = async (run, prefix) => new Table(await get('table', {run, prefix}));
+/** One table: layers × measurements, or units × measurements of one layer. */
+export const fetchTable = async (run, prefix, layer) =>
+  new Table(await get('table', {run, prefix, ...(layer ? {layer} : {})}));
 
 export class Table {
-  constructor({label, signed, layers, steps, epochs, values}) {
-    Object.assign(this, {label, signed, layers, steps, epochs});
+  /** `of` is how many units the layer has, some of which may have been left out. */
+  constructor({label, signed, share, layers, of, steps, epochs, values}) {
+    Object.assign(this, {label, signed, share, layers, of: of ?? layers.length, steps, epochs});
     const bytes = Uint8Array.from(atob(values), (letter) => letter.charCodeAt(0));
     const view = new DataView(bytes.buffer);
     this.values = Float32Array.from({length: bytes.length / 4}, (_, index) => view.getFloat32(4 * index, true));
@@ -29,6 +31,11 @@ export class Table {
 
   column(index) {
     return this.layers.map((_, row) => this.values[row * this.steps.length + index]);
+  }
+
+  /** Whether scales are linear, whatever the user has chosen. */
+  get linear() {
+    return this.signed || this.share;
   }
 
   /** Whether no epoch has two measurements. */
@@ -124,6 +131,12 @@ export function depthCorrelation(values) {
   return spread ? product / Math.sqrt(spread * depths) : NaN;
 }
 
+/** The table with the longest prefix that `prefix` is or continues. */
+export function closest(tables, prefix) {
+  const fitting = tables.filter((one) => prefix === one.prefix || prefix.startsWith(`${one.prefix}_`));
+  return fitting.sort((a, b) => b.prefix.length - a.prefix.length)[0];
+}
+
 /** The smallest and largest finite values, above zero where the scale is logarithmic. */
 export function limits(tables, logarithmic) {
   let [low, high] = [Infinity, -Infinity];
@@ -150,6 +163,9 @@ export function csv(table, layers) {
 }
 
 export function readable(value) {
-  if (Number.isFinite(value)) return Number(value.toPrecision(4)).toString();
+  if (Number.isFinite(value)) {
+    const rounded = Number(value.toPrecision(4));
+    return rounded && Math.abs(rounded) < 1e-4 ? rounded.toExponential() : rounded.toString();
+  }
   return Number.isNaN(value) ? 'nan' : value > 0 ? 'inf' : '-inf';
 }

@@ -10,6 +10,8 @@ export class Heatmap {
    * @param on.hover called with {layer, column} or null
    * @param on.pin called with a layer
    * @param on.select called with a column
+   * @param on.open called with a layer, to show its units
+   * @param on.close called to go back to all layers
    * @param on.view called when the shared `view` has changed
    */
   constructor(parent, view, on) {
@@ -26,14 +28,19 @@ export class Heatmap {
     this.listen();
   }
 
-  /** Show `layers` of `table` over `axis`; `scale` is of colours.js. */
-  show({table, axis, layers, scale, title, names, dark, height}) {
-    Object.assign(this, {table, axis, layers, scale, names, dark, height});
+  /**
+   * Show `layers` of `table` over `axis`; `scale` is of colours.js.
+   * @param shape {row, opens}: what a row is, 'layer' or 'unit', and the set of layers that have units
+   */
+  show({table, axis, layers, scale, title, names, dark, height, row: kind = 'layer', opens = new Set()}) {
+    Object.assign(this, {table, axis, layers, scale, names, dark, height, kind, opens});
     this.caption.textContent = title;
+    const open = opens.size ? ' U shows the units of a layer.' : '';
+    const further = kind === 'unit' ? ' Escape goes back to all layers.' : open;
     this.canvas.setAttribute(
       'aria-label',
-      `${title}: heatmap of ${layers.length} layers and ${table.steps.length} measurements. ` +
-        'Arrow keys move, Enter pins a layer, space selects a measurement, plus, minus and 0 zoom.',
+      `${title}: heatmap of ${layers.length} ${kind}s and ${table.steps.length} measurements. ` +
+        `Arrow keys move, Enter pins a ${kind}, space selects a measurement, plus, minus and 0 zoom.${further}`,
     );
     const [rows, columns] = [layers.length, table.steps.length];
     this.cells.width = Math.max(columns, 1);
@@ -57,7 +64,8 @@ export class Heatmap {
   }
 
   get box() {
-    const left = this.names ? Math.min(190, 0.34 * this.width) : 6;
+    const longest = this.kind === 'unit' ? 14 + 7 * Math.max(...this.layers.map((name) => name.length)) : Infinity;
+    const left = this.names ? Math.min(190, 0.34 * this.width, Math.max(longest, 40)) : 6;
     return {left, top: TOP, width: Math.max(this.width - left - BAR, 10), height: this.height - TOP - BOTTOM};
   }
 
@@ -81,7 +89,7 @@ export class Heatmap {
     const context = this.canvas.getContext('2d');
     context.scale(ratio, ratio);
     const style = getComputedStyle(document.documentElement);
-    const [text, faint] = ['--text', '--faint'].map((name) => style.getPropertyValue(name));
+    const [text, faint, accent] = ['--text', '--faint', '--accent'].map((name) => style.getPropertyValue(name));
     const {box, span} = this;
     context.imageSmoothingEnabled = false;
     context.fillStyle = this.dark ? '#000' : '#fff';
@@ -92,13 +100,13 @@ export class Heatmap {
     }
     context.font = '11px Roboto, system-ui, sans-serif';
     context.textBaseline = 'middle';
-    if (this.names) this.drawNames(context, text, faint);
+    if (this.names) this.drawNames(context, {text, faint, accent});
     this.drawTimes(context, text);
     this.drawBar(context, text);
     this.drawMarks(context, text);
   }
 
-  drawNames(context, text, faint) {
+  drawNames(context, {text, faint, accent}) {
     const {box, span} = this;
     const rowHeight = box.height / (span.bottom - span.top || 1);
     const every = Math.max(1, Math.ceil(11 / rowHeight));
@@ -107,9 +115,13 @@ export class Heatmap {
       const y = box.top + (row + 0.5 - span.top) * rowHeight;
       const lit = this.layers[row] === this.hover;
       if ((row % every && !lit) || y < box.top || y > box.top + box.height) continue;
-      context.fillStyle = lit ? text : faint;
+      const middle = Math.max(y, box.top + 4);
+      const opens = this.opens.has(this.layers[row]);
+      context.fillStyle = opens ? accent : lit ? text : faint;
       context.font = `${lit ? 'bold ' : ''}${Math.max(8, Math.min(12, rowHeight))}px Roboto, system-ui, sans-serif`;
-      context.fillText(fit(context, this.layers[row], box.left - 10), box.left - 5, y);
+      if (opens) context.fillText('▸', box.left - 3, middle);
+      const right = box.left - (this.opens.size ? 14 : 5);
+      context.fillText(fit(context, this.layers[row], right - 5), right, middle);
     }
   }
 
@@ -175,6 +187,12 @@ export class Heatmap {
     return layer === undefined ? null : {layer, column: Math.min(column, this.table.steps.length - 1)};
   }
 
+  /** The layer with units whose name is at a position on the canvas, or null. */
+  openAt(x, y) {
+    const cell = this.names && x < this.box.left ? this.at(x, y) : null;
+    return cell && this.opens.has(cell.layer) ? cell.layer : null;
+  }
+
   listen() {
     const {canvas} = this;
     let drag = null;
@@ -188,6 +206,8 @@ export class Heatmap {
     });
     canvas.addEventListener('pointermove', (event) => {
       if (!this.table) return;
+      const name = this.openAt(event.offsetX, event.offsetY);
+      canvas.style.cursor = name === null ? '' : 'pointer';
       if (!drag) return this.on.hover(this.at(event.offsetX, event.offsetY));
       const [dx, dy] = [event.offsetX - drag.x, event.offsetY - drag.y];
       drag.moved ||= Math.hypot(dx, dy) > 4;
@@ -199,7 +219,10 @@ export class Heatmap {
     canvas.addEventListener('pointerup', (event) => {
       const cell = drag && !drag.moved && this.at(event.offsetX, event.offsetY);
       drag = null;
-      if (cell) {
+      const name = cell ? this.openAt(event.offsetX, event.offsetY) : null;
+      if (name !== null) {
+        this.on.open(name);
+      } else if (cell) {
         this.on.select(cell.column);
         this.on.pin(cell.layer);
       }
@@ -235,11 +258,13 @@ export class Heatmap {
       ArrowRight: () => to(row, column + 1),
       Enter: () => now && this.on.pin(now.layer),
       ' ': () => now && this.on.select(now.column),
+      u: () => now && this.opens.has(now.layer) && this.on.open(now.layer),
+      Escape: () => this.kind === 'unit' && this.on.close(),
       '+': () => this.zoom(0.8, 0.5, 0.5),
       '-': () => this.zoom(1.25, 0.5, 0.5),
       0: () => this.zoom(0),
     };
-    if (!keys[event.key]) return;
+    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     keys[event.key]();
   }
