@@ -174,7 +174,7 @@ class Announcer:
     def _plots(self, recorder: Recorder) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
         for tags, table, quantity in self._tables(recorder):
             yield tags.heatmap, partial(table.plot_heatmap, quantity)
-            yield tags.curves, partial(table.plot_curves, quantity)
+            yield tags.curves, partial(table.plot_curves, quantity, recorder.measures.expected(table))
         for layer, table in recorder.units.items():
             yield self._tags.unit_change(layer), table.plot_units
             rotations = recorder.unit_rotations[layer]

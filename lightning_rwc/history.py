@@ -231,11 +231,13 @@ class RWCHistory:
 
         return unit_heatmap(self.values, self.layers, self.epochs, self.steps, quantity)
 
-    def plot_curves(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
+    def plot_curves(
+        self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE, expected: npt.NDArray[np.float64] | None = None
+    ) -> "Figure":
         """Draw every layer's curve in one chart, see :func:`~lightning_rwc.plotting.curves`."""
         from lightning_rwc.plotting import curves
 
-        return curves(self.values, self.layers, self.epochs, self.steps, quantity)
+        return curves(self.values, self.layers, self.epochs, self.steps, quantity, expected=expected)
 
 
 def _table(argument: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float64]:

@@ -5,6 +5,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torchmetrics.utilities import rank_zero_warn
 
@@ -95,6 +97,18 @@ class MeasureTables:
                     )
             rows[measure.name] = row
         return rows
+
+    def expected(self, table: RWCHistory) -> npt.NDArray[np.float64] | None:
+        """What the values of ``table``, one of these tables, should settle at, if that is known."""
+        ratios, rotations = self.tables.get(EQUILIBRIUM.name), self.tables.get("rotation")
+        if ratios is None:
+            return None
+        if table is ratios:
+            return np.ones_like(ratios.values)
+        if table is rotations and table.layers == ratios.layers:
+            with np.errstate(divide="ignore", invalid="ignore"):
+                return table.values / ratios.values
+        return None
 
     def record(self, rows: Mapping[str, Mapping[str, float]], epoch: int, step: int) -> None:
         """Append to each table its row of ``rows``, which :meth:`rows` returned. The others get ``nan``."""

@@ -146,6 +146,8 @@ def curves(
     epochs: Sequence[int],
     steps: Sequence[int],
     quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+    *,
+    expected: Table | None = None,
 ) -> Figure:
     """Draw each layer's curve in one chart, coloured by depth, on a logarithmic axis.
 
@@ -159,6 +161,8 @@ def curves(
         epochs: the epoch of each measurement, as for :func:`heatmap`.
         steps: the step of each measurement, as for :func:`heatmap`.
         quantity: what the values are.
+        expected: positive values of the same shape that curves should settle at. They are dashed lines: one if all
+            layers have the same.
 
     Raises:
         ValueError: if there is no measurement.
@@ -167,6 +171,7 @@ def curves(
     rows = spread(len(layers), _MAX_ROWS)
     columns, times, time_label = _times(values, epochs, steps, most=min(_MAX_POINTS // max(len(rows), 1), _MAX_COLUMNS))
     values, names = values[columns][:, rows], [short(layers[row]) for row in rows]
+    targets = np.empty((len(columns), 0)) if expected is None else _distinct(expected[columns][:, rows])
     depth = Normalize(0, max(len(layers) - 1, 1))
     colours = _CMAP(depth(rows))
     listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else spread(len(rows), 6)
@@ -187,7 +192,7 @@ def curves(
     elif quantity.share:
         axes.set_ylim(-0.03, 1.03)
     else:
-        low, high = _log_limits(values[drawable], decades=np.inf)
+        low, high = _log_limits(np.append(values[drawable], targets[np.isfinite(targets)]), decades=np.inf)
         axes.set_yscale("log")
         axes.set_ylim(low / 1.3, high * 1.3)
         log_ticks(axes.yaxis, low, high)
@@ -196,6 +201,10 @@ def curves(
     if len(values) <= 30 and values.size <= 1000:
         _points(axes, x, values, drawable, colours, marker="o", s=10)
     special = []
+    if targets.size:
+        dashed: dict[str, Any] = {"color": "0.25", "linestyle": "--", "linewidth": 1.0}
+        axes.plot(times, targets, **dashed)
+        special.append(Line2D([], [], label="at equilibrium", **dashed))
     for mask, marker, edge, label in (
         ((values == 0) & ~drawable, "v", 0.015, quantity.zero),
         (np.isposinf(values), "^", 0.985, quantity.infinite),
@@ -267,6 +276,12 @@ def _log_limits(positive: Table, decades: float) -> tuple[float, float]:
 
 def _drawable(values: Table, quantity: Quantity) -> npt.NDArray[np.bool_]:
     return np.isfinite(values) & ((values > 0) | quantity.linear)
+
+
+def _distinct(expected: Table) -> Table:
+    """The columns that differ by more than rounding, and have a value."""
+    known = np.log(expected[:, np.isfinite(expected).any(0)])
+    return np.asarray(np.exp(np.unique(known.round(6), axis=1)))
 
 
 def _axis_label(quantity: Quantity) -> str:

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loggers import CSVLogger
 from torch.nn import Parameter
 
 from lightning_rwc import RWCCallback
-from lightning_rwc.equilibrium import EquilibriumForecast, predicted_rotation
+from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast, predicted_rotation
+from lightning_rwc.movement import quantity_of
 from tests.helpers import Net, images, net, trainer
 
 LAGS = (1, 10, 100, 1000)
@@ -375,3 +377,32 @@ def test_equilibrium_is_unknown_without_decay_and_from_the_initial_weights(tmp_p
     assert np.isnan(callback.histories["equilibrium"].values).all()
     with pytest.raises(ValueError, match=r"`measures` has 'equilibrium', .* but `relative_to='initial'`"):
         RWCCallback(measures=["equilibrium"], relative_to="initial")
+
+
+def test_pictures_show_the_prediction(tmp_path):
+    class Decaying(Net):
+        def configure_optimizers(self):
+            groups = [{"params": self.fc.parameters(), "lr": 0.01}, {"params": self.block.parameters()}]
+            return torch.optim.AdamW([*groups, {"params": self.conv1.parameters()}], lr=0.001, weight_decay=0.5)
+
+    callback = RWCCallback(measures=["rotation", "equilibrium"])
+    fit = trainer(callback, tmp_path=tmp_path, logger=CSVLogger(tmp_path))
+    fit.fit(net(Decaying), images())
+    tables = callback._recorder.measures
+    expected = tables.expected(callback.histories["rotation"])
+    found = callback.histories["rotation"].plot_curves(quantity_of("rotation"), expected)
+    dashed = [line for line in found.axes[0].get_lines() if line.get_linestyle() == "--"]
+    # Two learning rates make two lines.
+    heights = sorted(float(line.get_ydata()[-1]) for line in dashed)
+    np.testing.assert_allclose(heights, sorted({round(value, 9) for value in expected[-1]}), rtol=1e-5)
+    assert len(heights) == 2
+    (one,) = (
+        line
+        for line in callback.histories["equilibrium"]
+        .plot_curves(EQUILIBRIUM.quantity, tables.expected(callback.histories["equilibrium"]))
+        .axes[0]
+        .get_lines()
+        if line.get_linestyle() == "--"
+    )
+    np.testing.assert_allclose(one.get_ydata(), 1)
+    assert tables.expected(callback.history) is None
