@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the pictures of README and docs: ``python docs/pictures.py`` writes them to ``docs/images``.
 
-It needs the packages of ``pip install -e ".[demo]"`` and about three minutes on one CPU core. The tab's picture and those
-of ``docs/reproduction.md`` are not made here.
+It needs the packages of ``pip install -e ".[demo]"`` and about three minutes on one CPU core. The pictures of the tab
+and of ``docs/reproduction.md`` are not made here.
 """
 
 import json
