@@ -25,8 +25,9 @@ def l2(change, size):
 
 def elementwise(change, size):
     """The mean of |cᵢ − pᵢ| / |pᵢ| over the elements that were not zero."""
-    # A zero has the term 0 × change, which is nan where the change is not finite.
-    return change * (size != 0) / (size + (size == 0)), size != 0
+    # A zero has the term change − change, which is nan where the change is not finite.
+    zero = size == 0
+    return change / (size + zero) - zero * change, size != 0
 
 
 Terms: TypeAlias = Callable[[Any, Any], tuple[Any, Any]]

@@ -81,35 +81,60 @@ def _carried_like(carrier, like):
     return lambda carrier, like: _number(carrier)
 
 
+def _definition(norm):
+    return norms.definition(norm.literal_value.partition(" ")[0])
+
+
 def _terms(norm, change, size):
     """The terms of an element for ``norm``."""
 
 
 @overload(_terms, prefer_literal=True)
 def _terms_of(norm, change, size):
-    terms = numba.njit(
-        norms.definition(norm.literal_value.partition(" ")[0]).terms, error_model="numpy", fastmath=_FASTMATH
-    )
+    terms = numba.njit(_definition(norm).terms, error_model="numpy", fastmath=_FASTMATH)
     return lambda norm, change, size: terms(change, size)
 
 
-# A core still waits for memory most of the time, though all arithmetic is float64.
+def _zero(norm):
+    """The zero from which the denominator of ``norm`` starts."""
+
+
+@overload(_zero, prefer_literal=True)
+def _zero_of(norm):
+    zero = np.int32(0) if _definition(norm).is_mean else 0.0
+    return lambda norm: zero
+
+
+def _plus(total, term):
+    """Their sum, of the type of ``total``."""
+
+
+@overload(_plus)
+def _plus_of(total, term):
+    if isinstance(total, types.Integer):
+        return lambda total, term: np.int32(total + np.int32(term))
+    return lambda total, term: total + term
+
+
+# A core waits for memory most of the time, though all arithmetic is float64. That holds because numbers of elements are
+# integers of the width of the weights. As float64 numbers they would make the loop slower by half.
 @_inlined
 def _sums(p, c, norm, advance):
-    numerator = denominator = moved = dot = squared_change = squared_size = 0.0
+    numerator = dot = squared_change = squared_size = 0.0
+    denominator, moved = _zero(norm), np.int32(0)
     for i in range(len(p)):
         before, after = np.float64(_number(p[i])), np.float64(_number(c[i]))
         difference = after - before
         numerators, denominators = _terms(norm, abs(difference), abs(before))
         numerator += numerators
-        denominator += denominators
-        moved += after != before
+        denominator = _plus(denominator, denominators)
+        moved = _plus(moved, after != before)
         dot += difference * before
         squared_change += difference * difference
         squared_size += before * before
         if advance:
             p[i] = _carried(c[i], p[i])
-    return numerator, denominator, moved, dot, squared_change, squared_size
+    return numerator, np.float64(denominator), np.float64(moved), dot, squared_change, squared_size
 
 
 @cache
@@ -128,7 +153,7 @@ def worker(before, after, norm):
         2. the number of bunches
         3. the address of the bunches' ends: 0, then for each bunch the number of tasks up to its end
         4. the address of the tasks: each has an address of earlier values, one of present values, and their number
-        5. the address of the results: for each task six float64 numbers, the rows of `Sums`
+        5. the address of the results: six rows of float64 numbers, those of `Sums`, with a column for each task
         6. whether to overwrite earlier values with present ones
 
     """
@@ -141,13 +166,15 @@ def worker(before, after, norm):
         bunches, advance = job[1], job[5] != 0
         ends = numba.carray(_pointer(job[2]), bunches + 1, np.int64)
         tasks = numba.carray(_pointer(job[3]), (ends[bunches], 3), np.int64)
-        sums = numba.carray(_pointer(job[4]), (ends[bunches], 6), np.float64)
+        sums = numba.carray(_pointer(job[4]), (6, ends[bunches]), np.float64)
         bunch = _count_up(address)
         while bunch < bunches:
             for task in range(ends[bunch], ends[bunch + 1]):
                 p = numba.carray(_pointer(tasks[task, 0]), tasks[task, 2], before)
                 c = numba.carray(_pointer(tasks[task, 1]), tasks[task, 2], after)
-                sums[task] = _sums(p, c, key, advance)
+                numerator, denominator, moved, dot, squared_change, squared_size = _sums(p, c, key, advance)
+                sums[0, task], sums[1, task], sums[2, task] = numerator, denominator, moved
+                sums[3, task], sums[4, task], sums[5, task] = dot, squared_change, squared_size
             bunch = _count_up(address)
 
     return work

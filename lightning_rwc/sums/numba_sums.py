@@ -59,9 +59,11 @@ def prepare_sums(
     ]
 
     def sums(norm: Norm, advance: bool) -> Tensor:
+        if len(jobs) == 1:
+            return torch.from_numpy(jobs[0][1].run(norm, advance))
         total = np.empty((len(Sums._fields), sum(pieces)))
         for here, job in jobs:
-            total[:, here] = job.run(norm, advance).T
+            total[:, here] = job.run(norm, advance)
         return torch.from_numpy(total)
 
     return sums
@@ -86,9 +88,9 @@ class _Job:
         self._ends: _Numbers = np.array([0, *ends, len(self._tasks)])
 
     def run(self, norm: Norm, advance: bool) -> npt.NDArray[np.float64]:
-        """The sums of every piece, of shape ``(pieces, 6)``."""
+        """The sums of every piece, of shape ``(6, pieces)``."""
         work = worker(*self._carriers, norm)
-        sums = np.empty((len(self._tasks), len(Sums._fields)))
+        sums = np.empty((len(Sums._fields), len(self._tasks)))
         bunches = len(self._ends) - 1
         addresses = [numbers.ctypes.data for numbers in (self._ends, self._tasks, sums)]
         job = np.array([0, bunches, *addresses, advance], np.int64)
@@ -97,7 +99,7 @@ class _Job:
         else:
             _run_in_threads(work, job)
         # In the order of tasks, whichever thread took them.
-        return sums if len(sums) == len(self._firsts) else np.add.reduceat(sums, self._firsts)
+        return sums if len(self._firsts) == len(self._tasks) else np.add.reduceat(sums, self._firsts, axis=1)
 
 
 def _tasks(pairs: Sequence[tuple[Tensor, Tensor]], pieces: _Numbers) -> tuple[_Numbers, _Numbers]:

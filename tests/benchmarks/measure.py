@@ -2,6 +2,7 @@
 """What a measurement costs: beside other ways, in half precision, and as everything grows."""
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 
 from lightning_rwc import RelativeWeightChange, RWCHistory
 from lightning_rwc.norms import NORMS
+from lightning_rwc.sums import prepare_sums
 from tests.benchmarks.peers import OTHERS, bound, ours, tracked
 from tests.benchmarks.timing import extra_memory, has_memory, interleaved, summary
 
@@ -79,6 +81,23 @@ def _side_by_side(name, module, repeats):
         ratios = {f"times {other}": row["ms"] / rows[other]["ms"] for other in ("bound", "ours")}
         rows[way] |= ratios | extra_memory(ways[way], change)
     return name, f"{count / 1e6:,.1f} M weights in {len(weights):,} layers", rows
+
+
+def pieces(repeats, quick):
+    """The sums of every unit beside those of every layer."""
+    for name in ("resnet18",) if quick else ("resnet18", "resnet50", "vit_b_16", "vgg19"):
+        module = _MODELS[name]()
+        weights = [weight.flatten() for weight in tracked(module)]
+        units = [len(weight) for weight in tracked(module)]
+        count, previous = sum(map(len, weights)), [weight.clone() for weight in weights]
+        ways = {"bound": bound(count)}
+        for way, cuts in (("every layer", None), ("every unit", units)):
+            ways[way] = partial(prepare_sums(previous, weights, cuts), "l1", True)
+        times = interleaved(ways, repeats, changing(module))
+        rows = {way: summary(taken) for way, taken in times.items()}
+        for row in rows.values():
+            row["times bound"] = row["ms"] / rows["bound"]["ms"]
+        yield name, f"{count / 1e6:,.1f} M weights of {sum(units):,} units in {len(weights):,} layers", rows
 
 
 def dtypes(repeats, quick):

@@ -12,7 +12,7 @@ import torch
 
 from lightning_rwc import RelativeWeightChange
 
-_MOST = 2**28  # elements of a triad's arrays: a larger triad passes several times, to leave memory to the models
+_MOST = 2**28  # elements of the bound's arrays: a larger bound passes several times, to leave memory to the models
 
 
 def tracked(module):
@@ -21,14 +21,10 @@ def tracked(module):
 
 
 def bound(count):
-    """The triad of STREAM: two reads and a write of ``count`` float32 numbers, as much as a measurement must move.
-
-    It is no strict bound: caches fetch what a triad overwrites, and what a measurement overwrites they have.
-
-    """
+    """The addition in place: two reads and a write of ``count`` float32 numbers, which a measurement must move too."""
     passes = math.ceil(count / _MOST)
-    a, b, c = (torch.ones(math.ceil(count / passes)) for _ in range(3))
-    return lambda: [torch.add(a, b, out=c) for _ in range(passes)]
+    p, c = (torch.ones(math.ceil(count / passes)) for _ in range(2))
+    return lambda: [p.add_(c) for _ in range(passes)]
 
 
 def ours(module, norm="l1"):
