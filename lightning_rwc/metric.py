@@ -263,35 +263,43 @@ class RelativeWeightChange(Metric):
 
         """
         here = self.sums.cpu().double()
-        (layers, evidence), unit_sums = self._evidence(here), self._sums_of_units(here)
-        sums = evidence.sums
+        layers, sums = self._of_layers(here)
         *values, total = change_ratio(sums, self.norm).tolist()
-        *doubts, _ = unreliable(sums).tolist()
-
-        def by_layer(numbers: Tensor) -> dict[str, float]:
-            return dict(zip(layers, numbers.tolist(), strict=False))
-
+        errors, doubts = dict.fromkeys(layers, 0.0), list[str]()
+        if self._snapshot.max_elements is not None:
+            errors = dict(zip(layers, standard_error(sums, self.norm).tolist(), strict=False))
+            doubts = [layer for layer, doubt in zip(layers, unreliable(sums).tolist(), strict=False) if doubt]
         return Measurement(
             dict(zip(layers, values, strict=True)),
-            by_layer(standard_error(sums, self.norm)),
-            [layer for layer, doubt in zip(layers, doubts, strict=True) if doubt],
+            errors,
+            doubts,
             total,
-            {
-                name: Readings(
-                    by_layer(MOVEMENTS[name].value(evidence)), by_layer(MOVEMENTS[name].standard_error(evidence))
-                )
-                for name in movements
-            },
-            {
-                layer: UnitReadings(
-                    dict(zip(units.names, change_ratio(unit_sums[layer], self.norm).tolist(), strict=True)),
-                    dict(zip(units.names, rotation(unit_sums[layer]).tolist(), strict=True)),
-                )
-                for layer, units in self._columns.layers.items()
-                if self._units.names(layer) and layer in layers
-            },
+            self._fetch_movements(here, movements),
+            self._fetch_units(here, layers),
             self.spans_ranks,
         )
+
+    def _fetch_movements(self, sums: Tensor, names: Sequence[str]) -> dict[str, Readings]:
+        if not names:
+            return {}
+        layers, evidence = self._evidence(sums)
+        found = {}
+        for name in names:
+            numbers = MOVEMENTS[name].value(evidence), MOVEMENTS[name].standard_error(evidence)
+            # The last number is that of the whole model.
+            found[name] = Readings(*(dict(zip(layers, one.tolist(), strict=False)) for one in numbers))
+        return found
+
+    def _fetch_units(self, sums: Tensor, layers: Sequence[str]) -> dict[str, UnitReadings]:
+        units = self._sums_of_units(sums)
+        return {
+            layer: UnitReadings(
+                dict(zip(one.names, change_ratio(units[layer], self.norm).tolist(), strict=True)),
+                dict(zip(one.names, rotation(units[layer]).tolist(), strict=True)),
+            )
+            for layer, one in self._columns.layers.items()
+            if self._units.names(layer) and layer in layers
+        }
 
     def compute(self) -> dict[str, Tensor]:
         """The latest measurement.
@@ -328,9 +336,11 @@ class RelativeWeightChange(Metric):
 
     def _of_layers(self, sums: Tensor) -> tuple[list[str], Tensor]:
         """The names of the measured layers, and their sums; last, those of the whole model."""
-        measured = [index for index, layer in enumerate(self.layers) if layer in self._elements]
-        sums = sums[:, measured] if len(measured) < sums.shape[1] else sums
-        return [self.layers[index] for index in measured], torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
+        layers, sums = self.layers, sums[:, : len(self.layers)]
+        if len(self._elements) < len(layers):
+            measured = [index for index, layer in enumerate(layers) if layer in self._elements]
+            layers, sums = [layers[index] for index in measured], sums[:, measured]
+        return layers, torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
 
     def _evidence(self, sums: Tensor) -> tuple[list[str], Evidence]:
         """The names of the measured layers, and what is known of them; last, of the whole model."""
