@@ -98,7 +98,8 @@ def change_ratio(sums: Tensor, norm: Norm = "l1") -> Tensor:
     if (root := definition(norm).root) > 1:
         numerator, denominator = numerator ** (1 / root), denominator ** (1 / root)
     ratio = torch.where(denominator > 0, numerator / denominator, torch.where(moved > 0, math.inf, 0.0))
-    return torch.where(torch.isfinite(numerator) & torch.isfinite(denominator), ratio, math.nan)
+    # What is not finite is nan when it is subtracted from itself.
+    return ratio.add(numerator - numerator).add(denominator - denominator)
 
 
 def relative_weight_change(previous: Tensor, current: Tensor, norm: Norm = "l1") -> Tensor:

@@ -91,7 +91,9 @@ class Plan:
         if self._exact:
             prepared = self._prepared or self._prepare([baseline.view(part) for baseline, part in self._exact])
             sums = prepared(norm, advance)
-            columns.append(torch.cat((sums, sums.new_zeros(self._rows - len(sums), sums.shape[1]))))
+            if missing := self._rows - len(sums):
+                sums = torch.cat((sums, sums.new_zeros(missing, sums.shape[1])))
+            columns.append(sums)
         for baseline, sample, part in self._sampled:
             now = baseline.view(part)
             sums = sample.estimate(baseline.values.to(now.device), now, norm)[:, None]
@@ -100,7 +102,7 @@ class Plan:
                 baseline.values.copy_(now)
         if not columns:
             return torch.zeros(self._rows, 0)
-        joined = torch.cat(columns, dim=1)
+        joined = torch.cat(columns, dim=1) if len(columns) > 1 else columns[0]
         if self._order is not None:
             self._order = self._order.to(joined.device)
             joined = joined[:, self._order]

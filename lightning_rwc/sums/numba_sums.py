@@ -86,14 +86,14 @@ class _Job:
         # Small neighbouring tasks form one bunch, so that counting bunches costs little.
         ends = np.flatnonzero(np.diff(np.cumsum(self._tasks[:, 2]) // _TASK)) + 1
         self._ends: _Numbers = np.array([0, *ends, len(self._tasks)])
+        self._addresses = self._ends.ctypes.data, self._tasks.ctypes.data
 
     def run(self, norm: Norm, advance: bool) -> npt.NDArray[np.float64]:
         """The sums of every piece, of shape ``(6, pieces)``."""
         work = worker(*self._carriers, norm)
         sums = np.empty((len(Sums._fields), len(self._tasks)))
         bunches = len(self._ends) - 1
-        addresses = [numbers.ctypes.data for numbers in (self._ends, self._tasks, sums)]
-        job = np.array([0, bunches, *addresses, advance], np.int64)
+        job = np.array([0, bunches, *self._addresses, sums.ctypes.data, advance], np.int64)
         if bunches == 1 or torch.get_num_threads() == 1:
             work.ctypes(job.ctypes.data)
         else:
