@@ -43,7 +43,7 @@ from lightning_rwc.tags import Tags, find_shared
 from lightning_rwc.trainer_state import has_replicas, logged_step, ranks_are_together, settle_reductions
 from lightning_rwc.units import UnitColumns, UnitFilter, UnitSelection
 
-_STATE_VERSION = 1
+_STATE_VERSION = 2
 
 
 class RWCCallback(Callback):

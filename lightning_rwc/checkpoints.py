@@ -17,7 +17,7 @@ from lightning_rwc.norms import Norm
 from lightning_rwc.options import RelativeTo, check_norm, check_relative_to
 from lightning_rwc.quantity import RWC
 from lightning_rwc.sums import prepare_sums
-from lightning_rwc.units import row_count
+from lightning_rwc.units import can_turn, row_count
 from lightning_rwc.weight_files import WeightFile
 from lightning_rwc.weight_folders import find_weight_files
 
@@ -185,6 +185,8 @@ def _evidence(
         for name, new in names.items():
             old = earlier.get(name)
             if old is None or before.parameters[old].shape != after.parameters[new].shape:
+                continue
+            if by_units and not can_turn(after.parameters[new]):
                 continue
             try:
                 units.append(_sums(before.read(old), after.read(new), norm, by_units))

@@ -345,11 +345,13 @@ class RelativeWeightChange(Metric):
     def _evidence(self, sums: Tensor) -> tuple[list[str], Evidence]:
         """The names of the measured layers, and what is known of them; last, of the whole model."""
         layers, of_layers = self._of_layers(sums)
-        units = self._sums_of_units(sums)
-        by_layer = [units[layer] for layer in layers] if self._units.everything else []
+        units = [sums[:, :0]]
+        if self._units.everything:
+            found, of_units = self._columns.layers, self._sums_of_units(sums)
+            units = [of_units[layer][:, found[layer].turning.to(sums.device)] for layer in layers]
         counts = [self._elements[layer] for layer in layers]
         elements = torch.tensor([*counts, sum(counts)], dtype=sums.dtype, device=sums.device)
-        return layers, Evidence(of_layers, elements, [*by_layer, sums[:, len(self.layers) :]], self._steps)
+        return layers, Evidence(of_layers, elements, [*units, torch.cat(units, dim=1)], self._steps)
 
     def _sums_of_units(self, sums: Tensor) -> dict[str, Tensor]:
         units = sums[:, len(self.layers) :]

@@ -31,7 +31,7 @@ class Evidence(NamedTuple):
     elements: Tensor
     """How many elements each layer has."""
     units: Sequence[Tensor]
-    """For each layer the sums of its units, if they were asked for."""
+    """For each layer the sums of its units of more than one element, if they were asked for."""
     steps: int
     """How many optimizer steps were taken since the snapshot."""
 
@@ -115,6 +115,8 @@ def moved_share(sums: Tensor, elements: Tensor) -> Tensor:
 
 def still_share(units: Tensor, steps: int) -> Tensor:
     """The share of units that did not rotate, from 0 to 1, or ``nan`` if there is no unit.
+
+    Leave out units of one element, because a single number cannot turn.
 
     Args:
         units: the sums of the units of a layer, of shape ``(6, units)``.

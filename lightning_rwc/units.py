@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
 
 from lightning_rwc.options import check_count
@@ -68,6 +69,8 @@ class Units(NamedTuple):
     """The number of each unit; if the layer has several parameters, after the name of its parameter."""
     columns: slice
     """Where they are among the units of all layers."""
+    turning: Tensor
+    """Whether each has more than one element, so that it can turn."""
 
 
 class ParameterUnits(NamedTuple):
@@ -103,18 +106,25 @@ class UnitColumns:
             self.parameters |= {
                 name: ParameterUnits(first, rows) for name, first in zip(parameters, firsts, strict=True)
             }
+            turning = [can_turn(parameter, rows) for parameter in parameters.values()]
             names = [
                 str(unit) if len(counts) == 1 else f"{name}:{unit}"
                 for name, count in zip(parameters, counts, strict=True)
                 for unit in range(count)
             ]
-            self.layers[layer] = Units(names, slice(self.count, self.count + len(names)))
+            columns = slice(self.count, self.count + len(names))
+            self.layers[layer] = Units(names, columns, torch.tensor(turning).repeat_interleave(torch.tensor(counts)))
             self.count += len(names)
 
 
 def row_count(parameter: Tensor) -> int:
     """The rows of ``parameter``: its first dimension, or 1 if it has none."""
     return parameter.shape[0] if parameter.ndim else 1
+
+
+def can_turn(parameter: Tensor, rows: int = 1) -> bool:
+    """Whether units of so many rows of ``parameter`` have more than one element. A single number cannot turn."""
+    return parameter.numel() * rows > row_count(parameter)
 
 
 def _rows(units: UnitFilter) -> dict[re.Pattern[str], int]:

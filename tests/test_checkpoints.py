@@ -91,6 +91,27 @@ def test_command_writes_table_and_pictures(run, tmp_path):
     assert "two or more files" in result.output
 
 
+def test_command_measures_movements(run, tmp_path):
+    folder, _ = run
+    files = [folder / f"epoch={epoch}.ckpt" for epoch in (0, 1, 2)]
+    options = ["--measure", "radial", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["checkpoints", *map(str, files), *options], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    states = [torch.load(file, weights_only=True)["state_dict"] for file in files]
+    norms = np.array([[state[f"{layer}.weight"].double().norm().item() for layer in LAYERS] for state in states])
+    written = RWCHistory.load(tmp_path / "out" / "radial_history.csv")
+    np.testing.assert_allclose(written.values, norms[1:] / norms[:-1] - 1, rtol=1e-6, atol=1e-12)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "radial_history.csv",
+        "radial_heatmap.png",
+        "radial_curves.png",
+    }
+    assert "Growth of the norm (ratio)" in result.output
+    result = CliRunner().invoke(app, ["checkpoints", *map(str, files), "--measure", "angle", "--out", str(tmp_path)])
+    assert result.exit_code == 2
+    assert "`measure` must be one of" in result.output
+
+
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("relative_to", ["previous", "initial"])
 @pytest.mark.parametrize("kind", ["torch", "legacy", "wrapped", "safetensors", "sharded"])

@@ -4,6 +4,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from lightning_rwc import RelativeWeightChange, RWCCallback
@@ -142,6 +143,16 @@ def test_still_counts_heads_where_units_are_heads():
     assert [*metric.fetch().units] == ["qkv"]
 
 
+def test_units_of_one_element_are_not_still():
+    model = nn.Sequential(nn.Linear(1, 8), nn.Linear(8, 4))
+    metric = RelativeWeightChange(model, layers=".", group_by=1, movements=["still"])
+    change(model)
+    metric.update(model)
+    found = metric.movement("still")
+    assert found["0"].isnan()  # nothing in it can turn
+    assert found["1"] == 0  # nor can its biases
+
+
 def test_a_run_keeps_the_units_of_its_layers(tmp_path):
     recorder, callback = Recorder(), RWCCallback(units=r"block\.")
     trainer(recorder, callback, tmp_path=tmp_path).fit(net(), images())
@@ -221,3 +232,31 @@ def test_saved_weights_tell_which_units_are_still(tmp_path):
     torch.save(model.state_dict(), tmp_path / "1.pt")
     history = history_of_checkpoints(tmp_path, measure="still")
     np.testing.assert_allclose(history.values, [[0.7]])
+
+
+def test_still_knows_how_many_steps_a_measurement_has(tmp_path):
+    """Decay rounds the weights of dead units in each step, more in an epoch than one step explains."""
+
+    class HalfDead(Net):
+        def __init__(self):
+            super().__init__()
+            self.hidden, self.out = nn.Linear(64, 30), nn.Linear(30, 1)
+            nn.init.constant_(self.hidden.bias[:15], -1e6)
+
+        def loss(self, batch):
+            return self.out(self.hidden(batch[0].flatten(1)).relu()).square().mean()
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW([*self.hidden.parameters(), *self.out.parameters()], lr=0.01, weight_decay=0.1)
+
+    saver = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    recorder, callback = Recorder(), RWCCallback(layers="hidden.weight", measures=["still"])
+    fit = trainer(recorder, callback, saver, tmp_path=tmp_path, enable_checkpointing=True)
+    fit.fit(net(HalfDead), images(batches=60))
+    p, c = (state["hidden.weight"] for state in recorder.epochs[:2])
+    dead = [numpy_moves([p[unit]], [c[unit]], "rotation") for unit in range(15)]
+    assert 2.0**-24 < max(dead) < 60 * 2.0**-24
+    assert callback.histories["still"].values.tolist() == [[0.5]] * 3
+    paths = [tmp_path / f"epoch={epoch}.ckpt" for epoch in range(3)]
+    saved = history_of_checkpoints(paths, layers="hidden.weight", measure="still")
+    assert saved.values.tolist() == [[0.5]] * 2
