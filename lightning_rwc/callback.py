@@ -15,7 +15,6 @@ from typing_extensions import override
 
 from lightning_rwc.announcer import Announcer
 from lightning_rwc.cadence import Cadence
-from lightning_rwc.equilibrium import EquilibriumForecast
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
 from lightning_rwc.measures import Measure
@@ -246,6 +245,8 @@ class RWCCallback(Callback):
             self._loaded, self._resuming = None, False
             self._start(trainer, pl_module)
             self._keep_initial(trainer)
+        # A second fit has optimizers of its own.
+        self._recorder.follow(trainer.optimizers)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -325,8 +326,6 @@ class RWCCallback(Callback):
         self._announcer.restart()
         self._cadence.start(trainer.global_step)
         self._initial = None
-        if self._recorder.measures.has_equilibrium:
-            self._recorder.forecast = EquilibriumForecast(trainer.optimizers)
         selection = LayerSelection(self.layers, self.group_by)
         settle_reductions(trainer)
         require_layers(trainer, pl_module, selection, UnitSelection(self._units))
@@ -382,6 +381,7 @@ class RWCCallback(Callback):
                 f"has version {state.get('version')!r} of the state of {self.state_key}, but this version of "
                 f"lightning-rwc reads version {_STATE_VERSION}"
             )
+        self._recorder.follow(trainer.optimizers)
         if state is None or problem:
             rank_zero_warn(
                 f"The checkpoint {problem}. A new history begins, and its first measurement is relative to the weights "
@@ -390,12 +390,16 @@ class RWCCallback(Callback):
             self._keep_initial(trainer)
             return
         self._recorder.load_state_dict(state)
+        if state["settings"]["units"] != self._settings()["units"]:
+            # Their columns may be other units.
+            self._recorder.forget_units()
         self._cadence.load_state_dict(state["cadence"])
         if self._metric is None:
             return
         self._compare(state, trainer)
         lost = "metric" in state and state["metric"] is None
         if lost:
+            self._recorder.restart_interval()
             rank_zero_warn(
                 "The checkpoint was written when a rank had failed or was about to end, so it lacks the other ranks' "
                 "parts of the snapshot. The next measurement is relative to the weights of the checkpoint."
@@ -430,8 +434,9 @@ class RWCCallback(Callback):
                 "ones."
             )
 
-    def _settings(self) -> dict[str, int | None]:
-        return {name: getattr(self, name) for name in ("every_n_epochs", "every_n_train_steps", "max_elements")}
+    def _settings(self) -> dict[str, Any]:
+        settings = {name: getattr(self, name) for name in ("every_n_epochs", "every_n_train_steps", "max_elements")}
+        return settings | {"units": UnitSelection(self._units).rows_of_patterns}
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._metric is not None:

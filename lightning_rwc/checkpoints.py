@@ -63,8 +63,8 @@ def history_of_checkpoints(
             tensors without values.
         group_by: how parameters form layers, see there.
         measure: ``"rwc"`` for relative weight change, or ``"rotation"``, ``"radial"``, ``"moved"`` or ``"still"``, see
-            :mod:`lightning_rwc.movement`. ``"still"`` needs the number of optimizer steps from file to file. Lightning
-            checkpoints have it. For other files it counts as one step, so that more units seem to move.
+            :mod:`lightning_rwc.movement`. ``"still"`` needs the number of optimizer steps between files. Lightning
+            checkpoints have it. Other files count as one step apart, so that more units seem to move.
 
     Returns:
         A history with one measurement for each file after the first. If all files are Lightning checkpoints, it has the
@@ -104,7 +104,7 @@ def history_of_checkpoints(
         history.record(*time, {layer: _value(of, norm, measure, steps) for layer, of in evidence.items()})
         (after if relative_to == "initial" else before).close()
     if left_out:
-        message = f"Relative weight change leaves out weights that cannot be measured: {_listing(left_out)}."
+        message = f"The measurement leaves out weights that cannot be measured: {_listing(left_out)}."
         if not history.layers:
             raise ValueError(f"{message} There is no other layer to measure.")
         warnings.warn(message, stacklevel=2)

@@ -75,7 +75,7 @@ def predicted_rotation(optimizer: Optimizer, group: Mapping[str, Any], steps: in
         else:
             beta1, beta2 = map(float, group["betas"])
             drop = adamw_drop(decay, beta1, steps) if name != "Lion" else lion_drop(decay, beta1, beta2, steps)
-    except KeyError:  # somebody else's optimizer of the same name
+    except (KeyError, TypeError, ValueError):  # somebody else's optimizer of the same name
         return math.nan
     # Unlike acos(1 − drop), this is precise for small angles.
     return 2 * math.asin(math.sqrt(min(drop, 2) / 2)) if drop >= 0 else math.nan
@@ -137,6 +137,11 @@ def _arma_drop(pull: float, memory: float, echo: float, steps: int) -> float:
     return float(np.linalg.matrix_power(step, steps - 1)[1] @ (first, first, 1))
 
 
+def _rate(group: Mapping[str, Any]) -> float | Tensor:
+    rate = group.get("lr")
+    return rate if isinstance(rate, int | float | Tensor) else math.nan
+
+
 class EquilibriumForecast:
     """Follows the learning rate of every parameter group, and predicts the rotation of its parameters.
 
@@ -167,11 +172,14 @@ class EquilibriumForecast:
         totals = self._totals.get(optimizer)
         if totals is None:
             return
-        groups = optimizer.param_groups
-        totals += [(0, 0.0)] * (len(groups) - len(totals))
+        rates = [_rate(group) for group in optimizer.param_groups]
+        if len(totals) > len(rates):
+            # Nobody knows which group has gone.
+            totals = [(math.nan, math.nan)] * len(rates)
+        totals = totals + [(0, 0.0)] * (len(rates) - len(totals))
         # A learning rate may be a tensor on a device. A sum of tensors does not wait for the device.
         self._totals[optimizer] = [
-            (steps + 1, total + group["lr"]) for (steps, total), group in zip(totals, groups, strict=True)
+            (steps + 1, total + rate) for (steps, total), rate in zip(totals, rates, strict=True)
         ]
         self._predictions = None
 
@@ -191,6 +199,10 @@ class EquilibriumForecast:
         alike = bool(angles) and all(math.isclose(angle, angles[0], rel_tol=1e-6) for angle in angles)
         return angles[0] if alike else math.nan
 
+    def follows(self, optimizers: Iterable[Optimizer]) -> bool:
+        """Whether these are its optimizers."""
+        return [*map(id, optimizers)] == [*map(id, self._totals)]
+
     def restart(self) -> None:
         """Begin the next interval."""
         self._totals.update({optimizer: [] for optimizer in self._totals})
@@ -200,16 +212,20 @@ class EquilibriumForecast:
         """The interval so far: for each group of each optimizer, its steps and the sum of their learning rates."""
         return {"totals": [[[steps, float(total)] for steps, total in totals] for totals in self._totals.values()]}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue an interval. If the optimizers or their groups are others now, its predictions are ``nan``."""
-        saved = [[(steps, total) for steps, total in totals] for totals in state["totals"]]
+    def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
+        """Continue an interval.
+
+        Without a state, or if the optimizers or their groups are others now, the predictions of this interval are
+        ``nan``.
+        """
+        self._predictions = None
+        saved = [[(steps, total) for steps, total in totals] for totals in (state or {"totals": []})["totals"]]
         groups = [len(optimizer.param_groups) for optimizer in self._totals]
         # An optimizer that has not stepped in this interval has no totals.
         same = [len(totals) in (0, count) for totals, count in zip(saved, groups, strict=False)]
         if len(saved) != len(groups) or not all(same):
             saved = [[(math.nan, math.nan)] * count for count in groups]
         self._totals.update(zip([*self._totals], saved, strict=True))
-        self._predictions = None
 
     def _predict(self) -> dict[int, float]:
         predictions: dict[int, float] = {}

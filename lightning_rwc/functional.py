@@ -71,7 +71,7 @@ def change_sums(previous: Tensor, current: Tensor, norm: Norm = "l1") -> Tensor:
 
 def change_terms(previous: Tensor, current: Tensor, norm: Norm) -> Tensor:
     """The terms of the sums of :func:`change_sums`, of shape ``(6, *previous.shape)``."""
-    previous, current = _widen(previous), _widen(current)
+    previous, current = widen(previous), widen(current)
     difference = current - previous
     change, size = difference.abs(), previous.abs()
     numerators, denominators = definition(norm).terms(change, size)
@@ -164,6 +164,7 @@ def sums_dtype(device: torch.device) -> torch.dtype:
     return torch.float64 if device.type in ("cpu", "cuda") else torch.float32
 
 
-def _widen(tensor: Tensor) -> Tensor:
+def widen(tensor: Tensor) -> Tensor:
+    """The values of ``tensor`` in the dtype in which sums are taken."""
     dtype = sums_dtype(tensor.device)
     return tensor.to(dtype.to_complex() if tensor.is_complex() else dtype)

@@ -179,8 +179,11 @@ class RelativeWeightChange(Metric):
         self._found: Layers | None = None
         self._names = ""
         self._elements: dict[str, int] = {}
+        self._measured: set[str] = set()
         self._columns = UnitColumns({}, self._units)
         self._steps = 1
+        self._pending = 0
+        """Steps before the latest measurement that the next one includes, because the latest one failed."""
         self.standard_errors: dict[str, Tensor] = {}
         self.total = torch.full((), math.nan, dtype=torch.float64, device="cpu")
         rows = Sums if max_elements is None else SampleSums
@@ -214,18 +217,23 @@ class RelativeWeightChange(Metric):
             steps: as for :meth:`update`.
 
         """
-        self._error, self._steps = None, steps
+        self._error = None
+        self._steps = steps + (self._pending if self.relative_to == "previous" else 0)
+        self._pending = self._steps
         try:
             found = self.tracked(module)
             self.layers = merged_order([*found], self.layers)
+            if not self._columns.fits(found, self._units):
+                self._agreed, self._columns = False, UnitColumns(found, self._units)
             if self._half_moved:
                 raise RuntimeError("the snapshot could not be taken again after the last failure")
             # If this stops on the way, nobody knows how far the snapshot has been moved.
             self._half_moved = self.relative_to == "previous"
-            self.sums, self._elements = self._snapshot.measure(
+            self.sums, plan = self._snapshot.measure(
                 found, self.layers, self.norm, advance=self._half_moved, units=self._columns
             )
-            self._half_moved = False
+            self._elements, self._measured = plan.elements, plan.measured
+            self._half_moved, self._pending = False, 0
         except Exception as error:
             self._error = error
             self._retake_snapshot()
@@ -233,6 +241,11 @@ class RelativeWeightChange(Metric):
             shape = len(self.sums), len(self.layers) + self._columns.count
             self.sums = torch.full(shape, math.nan, dtype=sums_dtype(device), device=device)
             self._elements = dict.fromkeys(self.layers, 0)
+
+    @property
+    def has_advanced(self) -> bool:
+        """Whether the next measurement starts from the last one, and not from an earlier one because it failed."""
+        return self._pending == 0
 
     def reduce(self) -> None:
         """The second half of :meth:`update`: add up the sums of all ranks, if each measures a part only.
@@ -243,7 +256,7 @@ class RelativeWeightChange(Metric):
 
         """
         if self.spans_ranks and not self._agreed:
-            self._agreed = same_on_all_ranks(repr(self._error or (self.layers, self._names)))
+            self._agreed = same_on_all_ranks(repr(self._error or (self.layers, self._names, self._columns.count)))
         if self.spans_ranks and self._agreed:
             self.sums = add_over_ranks(self.sums)
         self._warn_of_unmeasurable()
@@ -264,11 +277,11 @@ class RelativeWeightChange(Metric):
         """
         here = self.sums.cpu().double()
         layers, sums = self._of_layers(here)
-        *values, total = change_ratio(sums, self.norm).tolist()
+        *values, total = change_ratio(_with_total(sums), self.norm).tolist()
         errors, doubts = dict.fromkeys(layers, 0.0), list[str]()
         if self._snapshot.max_elements is not None:
-            errors = dict(zip(layers, standard_error(sums, self.norm).tolist(), strict=False))
-            doubts = [layer for layer, doubt in zip(layers, unreliable(sums).tolist(), strict=False) if doubt]
+            errors = dict(zip(layers, standard_error(sums, self.norm).tolist(), strict=True))
+            doubts = [layer for layer, doubt in zip(layers, unreliable(sums).tolist(), strict=True) if doubt]
         return Measurement(
             dict(zip(layers, values, strict=True)),
             errors,
@@ -285,21 +298,25 @@ class RelativeWeightChange(Metric):
         layers, evidence = self._evidence(sums)
         found = {}
         for name in names:
-            numbers = MOVEMENTS[name].value(evidence), MOVEMENTS[name].standard_error(evidence)
-            # The last number is that of the whole model.
-            found[name] = Readings(*(dict(zip(layers, one.tolist(), strict=False)) for one in numbers))
+            values, errors = MOVEMENTS[name].value(evidence), MOVEMENTS[name].standard_error(evidence)
+            errors = torch.where(values.isnan(), values, errors)
+            found[name] = Readings(*(dict(zip(layers, one.tolist(), strict=True)) for one in (values, errors)))
         return found
 
     def _fetch_units(self, sums: Tensor, layers: Sequence[str]) -> dict[str, UnitReadings]:
-        units = self._sums_of_units(sums)
-        return {
-            layer: UnitReadings(
-                dict(zip(one.names, change_ratio(units[layer], self.norm).tolist(), strict=True)),
-                dict(zip(one.names, rotation(units[layer]).tolist(), strict=True)),
-            )
-            for layer, one in self._columns.layers.items()
-            if self._units.names(layer) and layer in layers
-        }
+        found = {}
+        for layer, units in self._columns.layers.items():
+            if self._units.names(layer) and layer in layers:
+                here = sums[:, len(self.layers) :][:, units.columns]
+                # A parameter that has no baseline yet is not measured.
+                known = units.of(self._measured)
+                changes, rotations = (
+                    torch.where(known, values, math.nan).tolist()
+                    for values in (change_ratio(here, self.norm), rotation(here))
+                )
+                pairs = (dict(zip(units.names, values, strict=True)) for values in (changes, rotations))
+                found[layer] = UnitReadings(*pairs)
+        return found
 
     def compute(self) -> dict[str, Tensor]:
         """The latest measurement.
@@ -309,12 +326,11 @@ class RelativeWeightChange(Metric):
 
         """
         layers, sums = self._of_layers(self.sums)
-        values = change_ratio(sums, self.norm)
+        *values, total = change_ratio(_with_total(sums), self.norm).unbind()
         if layers:
-            self.total = values[-1]
-        errors = standard_error(sums, self.norm)
-        self.standard_errors = dict(zip(layers, errors.unbind(), strict=False))
-        return dict(zip(layers, values.unbind(), strict=False))
+            self.total = total
+        self.standard_errors = dict(zip(layers, standard_error(sums, self.norm).unbind(), strict=True))
+        return dict(zip(layers, values, strict=True))
 
     def movement(self, name: str) -> dict[str, Tensor]:
         """Where the layers moved, as of the latest measurement.
@@ -332,30 +348,30 @@ class RelativeWeightChange(Metric):
         if check_movements([name]) and not self._units.everything:
             raise ValueError(f"`movement({name!r})` needs `movements=[{name!r}]` at construction.")
         layers, evidence = self._evidence(self.sums)
-        return dict(zip(layers, MOVEMENTS[name].value(evidence).unbind(), strict=False))
+        return dict(zip(layers, MOVEMENTS[name].value(evidence).unbind(), strict=True))
 
     def _of_layers(self, sums: Tensor) -> tuple[list[str], Tensor]:
-        """The names of the measured layers, and their sums; last, those of the whole model."""
+        """The names of the measured layers, and their sums."""
         layers, sums = self.layers, sums[:, : len(self.layers)]
         if len(self._elements) < len(layers):
             measured = [index for index, layer in enumerate(layers) if layer in self._elements]
             layers, sums = [layers[index] for index in measured], sums[:, measured]
-        return layers, torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
+        return layers, sums
 
     def _evidence(self, sums: Tensor) -> tuple[list[str], Evidence]:
-        """The names of the measured layers, and what is known of them; last, of the whole model."""
+        """The names of the measured layers, and what is known of them."""
         layers, of_layers = self._of_layers(sums)
-        units = [sums[:, :0]]
-        if self._units.everything:
-            found, of_units = self._columns.layers, self._sums_of_units(sums)
-            units = [of_units[layer][:, found[layer].turning.to(sums.device)] for layer in layers]
-        counts = [self._elements[layer] for layer in layers]
-        elements = torch.tensor([*counts, sum(counts)], dtype=sums.dtype, device=sums.device)
-        return layers, Evidence(of_layers, elements, [*units, torch.cat(units, dim=1)], self._steps)
+        elements = torch.tensor([self._elements[layer] for layer in layers], dtype=sums.dtype, device=sums.device)
+        units = [self._turning_units(sums, layer) for layer in layers] if self._units.everything else []
+        return layers, Evidence(of_layers, elements, units, self._steps)
 
-    def _sums_of_units(self, sums: Tensor) -> dict[str, Tensor]:
-        units = sums[:, len(self.layers) :]
-        return {layer: units[:, one.columns] for layer, one in self._columns.layers.items()}
+    def _turning_units(self, sums: Tensor, layer: str) -> Tensor:
+        """The sums of the measured units of ``layer`` that have more than one element."""
+        units = self._columns.layers.get(layer)
+        if units is None:  # the layer has gone
+            return sums[:, :0]
+        chosen = units.turning & units.of(self._measured)
+        return sums[:, len(self.layers) :][:, units.columns][:, chosen.to(sums.device)]
 
     def tracked(self, module: Module) -> Layers:
         """The parameters of each layer that ``module`` has now: layer name to parameter name to parameter."""
@@ -440,7 +456,7 @@ class RelativeWeightChange(Metric):
         try:
             if self._half_moved and self._found is not None:
                 self._snapshot.retake(self._found)
-                self._half_moved = False
+                self._half_moved, self._pending = False, 0
         except Exception as error:
             self._error = error
 
@@ -455,6 +471,11 @@ class RelativeWeightChange(Metric):
 
     def __getstate__(self) -> dict[str, Any]:
         return super().__getstate__() | {"_module": None, "_owner": None, "_seen": [], "_found": None}
+
+
+def _with_total(sums: Tensor) -> Tensor:
+    """The sums of layers, and last those of the whole model."""
+    return torch.cat((sums, sums.sum(1, keepdim=True)), dim=1)
 
 
 def _owner(module: Module, found: Layers) -> Module:

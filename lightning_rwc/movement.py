@@ -24,7 +24,7 @@ _ROUNDING = 2.0**-24
 
 
 class Evidence(NamedTuple):
-    """What a measurement knows of its layers. The last layer is the whole model."""
+    """What a measurement knows of its layers."""
 
     sums: Tensor
     """The rows of :class:`~lightning_rwc.functional.Sums` or :class:`~lightning_rwc.sampling.SampleSums`."""
@@ -120,7 +120,8 @@ def still_share(units: Tensor, steps: int) -> Tensor:
 
     Args:
         units: the sums of the units of a layer, of shape ``(6, units)``.
-        steps: how many optimizer steps were taken. Rounding explains a rotation of up to ``steps`` · 2⁻²⁴.
+        steps: how many optimizer steps were taken. Rounding explains a rotation of float32 weights of up to ``steps`` ·
+            2⁻²⁴. It explains more where sums are float32, and then this finds no unit that decays.
 
     """
     return (rotation(units) <= max(steps, 1) * _ROUNDING).to(units).mean()

@@ -57,6 +57,8 @@ class Plan:
         """Whether all parameters have a baseline."""
         named = [name for parameters in measured for name in parameters]
         rows = {n: b.rows() for n, (b, _) in zip(named, pairs, strict=True) if n in units.parameters}
+        self.measured = {*named}
+        """The names of the measured parameters."""
         self._pieces = [len(rows[name]) if name in rows else 1 for name in named]
         self._units = _UnitSums(units, named, self._pieces, rows) if units.count else None
         pieces = iter(self._pieces)
@@ -132,29 +134,31 @@ class _UnitSums:
         self, units: UnitColumns, named: Sequence[str], pieces: Sequence[int], rows: Mapping[str, Tensor]
     ) -> None:
         self._count = units.count
-        columns, positions = [], []
+        # For rows that are units, and for rows that several form a unit: their columns, and the positions of the units.
+        alone: list[Tensor] = [torch.empty(2, 0, dtype=torch.int64)]
+        together = [*alone]
         for name, count, start in zip(named, pieces, accumulate(pieces, initial=0), strict=False):
             if name in rows:
                 first, size = units.parameters[name]
-                columns.append(torch.arange(start, start + count))
-                positions.append(first + rows[name] // size)
-        chosen = torch.cat([*columns, torch.empty(0, dtype=torch.int64)])
-        self._chosen = None if len(chosen) == sum(pieces) else chosen
+                pair = torch.stack((torch.arange(start, start + count), first + rows[name] // size))
+                (alone if size == 1 else together).append(pair)
+        self._alone = torch.cat(alone, dim=1)
+        self._columns, positions = torch.cat(together, dim=1)
         # Neighbouring rows form a unit.
-        self._positions, lengths = torch.cat([*positions, chosen[:0]]).unique_consecutive(return_counts=True)
-        self._lengths = None if len(lengths) == len(chosen) else lengths.tolist()
+        self._positions, lengths = positions.unique_consecutive(return_counts=True)
+        self._lengths: list[int] = lengths.tolist()
 
     def of(self, sums: Tensor) -> Tensor:
         """The sums of all units. They are zero for units that this rank has no part of."""
-        if self._positions.device != sums.device:
-            self._positions = self._positions.to(sums.device)
-            self._chosen = None if self._chosen is None else self._chosen.to(sums.device)
-        chosen = sums if self._chosen is None else sums[:, self._chosen]
-        if self._lengths is not None:
-            # Unlike `index_add`, this adds in the same order every time.
-            chosen = torch.stack([columns.sum(1) for columns in chosen.split(self._lengths, dim=1)], dim=1)
         units = sums.new_zeros(len(sums), self._count)
-        units[:, self._positions] = chosen
+        self._alone = self._alone.to(sums.device)
+        columns, positions = self._alone
+        units[:, positions] = sums[:, columns]
+        if self._lengths:
+            self._columns, self._positions = self._columns.to(sums.device), self._positions.to(sums.device)
+            # Unlike `index_add`, this adds in the same order every time.
+            parts = sums[:, self._columns].split(self._lengths, dim=1)
+            units[:, self._positions] = torch.stack([part.sum(1) for part in parts], dim=1)
         return units
 
 

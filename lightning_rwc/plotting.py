@@ -281,7 +281,9 @@ def _drawable(values: Table, quantity: Quantity) -> npt.NDArray[np.bool_]:
 def _distinct(expected: Table) -> Table:
     """The columns that differ by more than rounding, and have a value."""
     known = np.log(expected[:, np.isfinite(expected).any(0)])
-    return np.asarray(np.exp(np.unique(known.round(6), axis=1)))
+    # A nan differs from itself.
+    known = np.unique(np.nan_to_num(known.round(6), nan=np.inf), axis=1)
+    return np.where(np.isinf(known), np.nan, np.exp(known))
 
 
 def _axis_label(quantity: Quantity) -> str:

@@ -9,6 +9,7 @@ from warnings import warn
 
 import numpy as np
 from torch.nn import Module
+from torch.optim import Optimizer
 
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast
@@ -80,8 +81,8 @@ class Recorder:
         except Exception as error:
             if not self.history.layers:
                 self.history.amend(dict.fromkeys(metric.layers, math.nan))  # monitors need their keys
-            if self.forecast is not None:
-                self.forecast.restart()
+            if metric.has_advanced:
+                self.restart_interval()
             if not self._warned:
                 self._warned = True
                 warn(
@@ -111,17 +112,31 @@ class Recorder:
         measurement = metric.fetch([*movements, *(["rotation"] if self.measures.has_equilibrium else [])])
         self.history.amend(measurement.values, measurement.standard_errors)
         self.measures.amend({name: measurement.movements[name] for name in movements})
-        if self.forecast is not None:
-            rotations, layers = measurement.movements["rotation"], metric.tracked(module)
-            self.measures.amend({EQUILIBRIUM.name: _ratios(rotations, layers, self.forecast)})
-            self.forecast.restart()
         for layer, units in measurement.units.items():
             for tables, values in ((self.units, units.changes), (self.unit_rotations, units.rotations)):
                 if layer not in tables:
                     times = self.history.epochs, self.history.steps
                     tables[layer] = RWCHistory((), *times, np.empty((len(self.history), 0)))
                 tables[layer].amend(values)
+        if self.forecast is not None:
+            rotations, layers = measurement.movements["rotation"], metric.tracked(module)
+            self.measures.amend({EQUILIBRIUM.name: _ratios(rotations, layers, self.forecast)})
+            self.forecast.restart()
         return measurement
+
+    def follow(self, optimizers: Sequence[Optimizer]) -> None:
+        """Compare rotations with those that these optimizers should lead to, if that was asked for."""
+        if self.measures.has_equilibrium and (self.forecast is None or not self.forecast.follows(optimizers)):
+            self.forecast = EquilibriumForecast(optimizers)
+
+    def restart_interval(self) -> None:
+        """Begin the interval that is compared with a prediction anew, because the snapshot does."""
+        if self.forecast is not None:
+            self.forecast.restart()
+
+    def forget_units(self) -> None:
+        """Begin new tables of units."""
+        self.units, self.unit_rotations = {}, {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"forecast": None}
@@ -145,7 +160,7 @@ class Recorder:
             {layer: RWCHistory.from_state_dict(table) for layer, table in state[name].items()}
             for name in ("units", "unit_rotations")
         )
-        if self.forecast is not None and state["forecast"] is not None:
+        if self.forecast is not None:
             self.forecast.load_state_dict(state["forecast"])
 
 

@@ -41,6 +41,8 @@ class Layout(NamedTuple):
 
     def rows(self) -> Tensor:
         """The numbers of the rows of the first dimension that this rank holds, wholly or in part."""
+        if not self.shape:
+            return torch.arange(1)
         # Not every kind of shard is a `Shard`, but all have a `dim`.
         dims = [getattr(placement, "dim", None) for placement in self.placements]
         placements = [

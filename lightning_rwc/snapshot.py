@@ -71,7 +71,7 @@ class Snapshot:
 
     def measure(
         self, layers: Layers, order: Sequence[str], norm: Norm, advance: bool, units: UnitColumns
-    ) -> tuple[Tensor, dict[str, int]]:
+    ) -> tuple[Tensor, Plan]:
         """Sum how far layers have moved on this rank, and take a baseline of parameters that have none.
 
         Args:
@@ -84,7 +84,7 @@ class Snapshot:
         Returns:
             The sums of each layer and then of each unit, of shape ``(rows, layers + units)``. The rows are those of
             :class:`~lightning_rwc.functional.Sums`, or with ``max_elements`` those of
-            :class:`~lightning_rwc.sampling.SampleSums`. And the number of elements of each measured layer.
+            :class:`~lightning_rwc.sampling.SampleSums`. And the plan, which knows what was measured.
 
         """
         everything = (item for parameters in layers.values() for item in parameters.items())
@@ -105,7 +105,7 @@ class Snapshot:
         sums = plan.run(norm, advance)
         if not plan.is_complete:
             self.take(layers)
-        return sums, plan.elements
+        return sums, plan
 
     def _follow(self, layers: Layers) -> None:
         """Bring baselines to where parameters are now."""

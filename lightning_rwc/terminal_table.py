@@ -14,11 +14,11 @@ _BARS = "▁▂▃▄▅▆▇█"
 def history_table(history: RWCHistory, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> Table:
     """Build a table with a row per layer: name, first, last and mean value, and a sparkline."""
     table = Table(title=quantity.label.capitalize())
-    logarithmic = not quantity.signed
+    logarithmic = not quantity.linear
     for heading in ("layer", "first", "last", "mean", "curve (log)" if logarithmic else "curve"):
         table.add_column(heading, justify="right" if heading in ("first", "last", "mean") else "left")
     curves = history.values.T
-    drawn = curves[np.isfinite(curves) & ((curves > 0) | quantity.signed)]
+    drawn = curves[np.isfinite(curves) & ((curves > 0) | quantity.linear)]
     limits = (float(drawn.min()), float(drawn.max())) if drawn.size else (1.0, 1.0)
     for layer, curve in zip(history.layers, curves, strict=True):
         numbers = (f"{value:.3g}" for value in (curve[0], curve[-1], curve.mean()))

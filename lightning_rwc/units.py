@@ -2,7 +2,7 @@
 """The units of layers: rows of the first dimension of each parameter, or blocks of such rows."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
@@ -38,6 +38,11 @@ class UnitSelection:
         """Whether any layer can be selected."""
         return self.everything or bool(self._rows)
 
+    @property
+    def rows_of_patterns(self) -> dict[str, int]:
+        """Each expression, and how many rows form a unit where it fits."""
+        return {pattern.pattern: rows for pattern, rows in self._rows}
+
     def names(self, layer: str) -> bool:
         """Whether one of the expressions fits ``layer``."""
         return any(pattern.search(layer) for pattern, _ in self._rows)
@@ -71,6 +76,13 @@ class Units(NamedTuple):
     """Where they are among the units of all layers."""
     turning: Tensor
     """Whether each has more than one element, so that it can turn."""
+    counts: dict[str, int]
+    """Parameter name to how many units it has."""
+
+    def of(self, parameters: Container[str]) -> Tensor:
+        """Whether each unit is of one of ``parameters``."""
+        chosen = torch.tensor([name in parameters for name in self.counts])
+        return chosen.repeat_interleave(torch.tensor([*self.counts.values()]))
 
 
 class ParameterUnits(NamedTuple):
@@ -98,6 +110,7 @@ class UnitColumns:
         """Parameter name to its units."""
         self.count = 0
         """How many units there are."""
+        self._row_counts = _row_counts(layers, selection)
         for layer, parameters in layers.items():
             if not (rows := selection.rows(layer)):
                 continue
@@ -106,15 +119,28 @@ class UnitColumns:
             self.parameters |= {
                 name: ParameterUnits(first, rows) for name, first in zip(parameters, firsts, strict=True)
             }
-            turning = [can_turn(parameter, rows) for parameter in parameters.values()]
             names = [
                 str(unit) if len(counts) == 1 else f"{name}:{unit}"
                 for name, count in zip(parameters, counts, strict=True)
                 for unit in range(count)
             ]
-            columns = slice(self.count, self.count + len(names))
-            self.layers[layer] = Units(names, columns, torch.tensor(turning).repeat_interleave(torch.tensor(counts)))
+            turning = torch.tensor([can_turn(parameter, rows) for parameter in parameters.values()])
+            self.layers[layer] = Units(
+                names,
+                slice(self.count, self.count + len(names)),
+                turning.repeat_interleave(torch.tensor(counts)),
+                dict(zip(parameters, counts, strict=True)),
+            )
             self.count += len(names)
+
+    def fits(self, layers: Mapping[str, Mapping[str, Tensor]], selection: UnitSelection) -> bool:
+        """Whether ``layers`` have as many rows as those at construction."""
+        return self._row_counts == _row_counts(layers, selection)
+
+
+def _row_counts(layers: Mapping[str, Mapping[str, Tensor]], selection: UnitSelection) -> list[int]:
+    chosen = [parameters for layer, parameters in layers.items() if selection.rows(layer)] if selection else []
+    return [row_count(parameter) for parameters in chosen for parameter in parameters.values()]
 
 
 def row_count(parameter: Tensor) -> int:

@@ -437,7 +437,7 @@ def test_tensors_that_cannot_be_summed_are_left_out_and_named(tmp_path, monkeypa
     result = CliRunner().invoke(app, ["checkpoints", str(tmp_path), "--out", str(tmp_path / "out")])
     assert result.exit_code == 0, result.output
     told = (
-        "Warning: Relative weight change leaves out weights that cannot be measured: "
+        "Warning: The measurement leaves out weights that cannot be measured: "
         "'fc.weight' (\"copy_\" not implemented).\n"
     )
     assert result.output.count("Warning") == result.output.count(told) == 1

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch.nn import Parameter
 
-from lightning_rwc import RWCCallback
+from lightning_rwc import RWCCallback, RWCHistory
 from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast, predicted_rotation
 from lightning_rwc.movement import quantity_of
 from tests.helpers import Net, events, images, net, trainer
@@ -413,3 +413,66 @@ def test_pictures_show_the_prediction(tmp_path):
     )
     np.testing.assert_allclose(one.get_ydata(), 1)
     assert tables.expected(callback.history) is None
+
+
+class Odd(torch.optim.AdamW):
+    """Somebody's optimizer: of three betas, or with groups that have no learning rate."""
+
+    def __init__(self, parameters, lr=0.1, rates=True):
+        super().__init__(parameters, lr=lr, weight_decay=0.1)
+        for group in self.param_groups:
+            group["betas"] = (0.9, 0.99, 0.999)
+            if not rates:
+                del group["lr"]
+
+    def step(self, closure=None):
+        return closure()
+
+
+@pytest.mark.parametrize("rates", [True, False])
+def test_an_optimizer_of_another_kind_has_no_prediction_and_does_no_harm(tmp_path, rates):
+    class Model(Net):
+        def configure_optimizers(self):
+            return Odd(self.parameters(), rates=rates)
+
+    callback = RWCCallback(measures=["equilibrium"])
+    trainer(callback, tmp_path=tmp_path, max_epochs=2).fit(net(Model), images())
+    assert callback.history.values.tolist() == [[0.0] * 3] * 2
+    assert np.isnan(callback.histories["equilibrium"].values).all()
+
+
+def test_groups_that_go_leave_nothing_to_predict():
+    weights = [Parameter(torch.ones(2)) for _ in range(2)]
+    optimizer = torch.optim.AdamW([{"params": [weight]} for weight in weights], lr=0.1, weight_decay=0.1)
+    forecast = EquilibriumForecast([optimizer])
+    forecast.note(optimizer)
+    del optimizer.param_groups[0]
+    forecast.note(optimizer)
+    assert all(math.isnan(forecast.of([weight])) for weight in weights)
+    forecast.restart()
+    forecast.note(optimizer)
+    assert forecast.of([weights[1]]) == pytest.approx(adamw_angle(0.01, 1))
+
+
+def test_a_second_fit_follows_its_own_optimizers(tmp_path):
+    class Decaying(Net):
+        def configure_optimizers(self):
+            return torch.optim.AdamW(self.parameters(), lr=0.01, weight_decay=0.5)
+
+    callback = RWCCallback(measures=["rotation", "equilibrium"])
+    fit = trainer(callback, tmp_path=tmp_path, max_epochs=1)
+    module = net(Decaying)
+    fit.fit(module, images())
+    fit.fit_loop.max_epochs = 2
+    fit.fit(module, images())
+    rotations, ratios = (callback.histories[name].values for name in ("rotation", "equilibrium"))
+    assert len(ratios) == 2
+    np.testing.assert_allclose(ratios, rotations / adamw_angle(0.005, 6), rtol=1e-6)
+
+
+def test_one_line_for_layers_alike_beside_a_failed_measurement():
+    history = RWCHistory(["a", "b"], range(3), range(3), [[0.1, 0.2], [math.nan] * 2, [0.1, 0.2]])
+    expected = np.array([[0.3, 0.3], [math.nan] * 2, [0.3, 0.3]])
+    lines = history.plot_curves(quantity_of("rotation"), expected).axes[0].get_lines()
+    (dashed,) = [line for line in lines if line.get_linestyle() == "--"]
+    np.testing.assert_allclose(dashed.get_ydata(), expected[:, 0], rtol=1e-6)

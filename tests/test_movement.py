@@ -221,6 +221,17 @@ def test_a_sample_that_has_not_moved_may_have_missed_what_has():
     np.testing.assert_allclose(errors, [math.sqrt(0.003) / 2, 0.0015, 0.0015], rtol=1e-9)
 
 
+def test_estimates_of_weights_that_are_nan_have_no_error():
+    model = nn.Linear(100, 100, bias=False)
+    metric = RelativeWeightChange(model, max_elements=1000)
+    with torch.no_grad():
+        model.weight.fill_(math.nan)
+    metric.update(model)
+    for readings in metric.fetch(["rotation", "radial", "moved"]).movements.values():
+        assert math.isnan(readings.values["weight"])
+        assert math.isnan(readings.standard_errors["weight"])
+
+
 @pytest.mark.parametrize("relative_to", ["previous", "initial"])
 def test_a_run_writes_movements_like_relative_weight_change(tmp_path, relative_to):
     logger = TensorBoardLogger(tmp_path, "logs")

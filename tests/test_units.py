@@ -260,3 +260,80 @@ def test_still_knows_how_many_steps_a_measurement_has(tmp_path):
     paths = [tmp_path / f"epoch={epoch}.ckpt" for epoch in range(3)]
     saved = history_of_checkpoints(paths, layers="hidden.weight", measure="still")
     assert saved.values.tolist() == [[0.5]] * 2
+
+
+def test_units_of_a_parameter_that_grows():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4))
+    metric = RelativeWeightChange(model, units="", movements=["still"])
+    change(model)
+    metric.update(model)
+    for layer in model:
+        layer.weight.data = torch.randn(2 * len(layer.weight), layer.in_features)
+    metric.update(model)  # takes a new baseline
+    before = change(model)
+    metric.update(model)
+    for layer, readings in metric.fetch().units.items():
+        assert_units(readings, before[f"{layer}.weight"], model[int(layer)].weight)
+
+
+def test_units_of_a_parameter_without_a_baseline_are_not_measured():
+    torch.manual_seed(0)
+    model = nn.ModuleDict({"body": nn.Sequential(nn.Linear(3, 2))})
+    metric = RelativeWeightChange(model, group_by=1, units="", movements=["still"])
+    model["body"].append(nn.Linear(2, 3))
+    change(model)
+    metric.update(model)
+    found = metric.fetch(["still"])
+    assert np.isnan([*found.units["body"].changes.values()]).tolist() == [False] * 2 + [True] * 3
+    assert np.isnan([*found.units["body"].rotations.values()]).tolist() == [False] * 2 + [True] * 3
+    assert found.movements["still"].values["body"] == 0
+
+
+def test_a_layer_that_has_gone_has_no_still_units():
+    model = nn.Sequential(nn.Linear(3, 2), nn.Linear(2, 4))
+    metric = RelativeWeightChange(model, movements=["still"])
+    metric.update(model)
+    del model[1]
+    metric.update(model)
+    assert [*metric.movement("still")] == ["0"]
+
+
+def test_steps_add_up_until_the_snapshot_moves():
+    """A measurement that fails before it has moved the snapshot leaves its steps to the next one."""
+    fail = False
+
+    def layers(name, parameter):
+        if fail:
+            raise ZeroDivisionError("not today")
+        return parameter.ndim == 2
+
+    model = nn.Sequential(nn.Linear(30, 20))
+    metric = RelativeWeightChange(model, layers=layers, movements=["still"])
+    with torch.no_grad():
+        for _ in range(100):
+            model[0].weight *= 1 - 1e-4
+    fail = True
+    model.append(nn.Linear(2, 2))  # so that layers are selected anew
+    with pytest.raises(ZeroDivisionError):
+        metric.update(model, steps=99)
+    assert not metric.has_advanced
+    fail = False
+    metric.update(model, steps=1)
+    assert metric.has_advanced
+    assert metric.movement("rotation")["0"] > 2.0**-24
+    assert metric.movement("still")["0"] == 1
+
+
+@pytest.mark.parametrize(("again", "message"), [({"": 2}, r"`units` was {'conv': 1} and is {'': 2}"), (None, "is {}")])
+def test_other_units_after_a_resume_begin_new_tables(tmp_path, again, message):
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=12, filename="{step}", save_top_k=-1)
+    trainer(RWCCallback(units="conv"), saver, tmp_path=tmp_path, enable_checkpointing=True).fit(net(), images())
+    callback = RWCCallback(units=again)
+    with pytest.warns(UserWarning, match=message):
+        trainer(callback, tmp_path=tmp_path).fit(net(), images(), ckpt_path=tmp_path / "step=12.ckpt")
+    assert {layer: len(table.layers) for layer, table in callback.units.items()} == (
+        {"conv1": 2, "block.conv2": 2, "fc": 1} if again else {}
+    )
+    for table in callback.units.values():
+        assert np.isnan(table.values).all(1).tolist() == [True, False, False]

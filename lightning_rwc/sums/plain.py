@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lightning_rwc.functional import Sums, change_sums, change_terms, sums_dtype
+from lightning_rwc.functional import Sums, change_sums, change_terms, sums_dtype, widen
 from lightning_rwc.norms import Norm, definition
 from lightning_rwc.sums.pieces import chunks
 
@@ -48,7 +48,7 @@ def piece_sums(previous: Tensor, current: Tensor, pieces: int, norm: Norm) -> Te
     if pieces == 1:
         # Tensors of other types may have no other shape.
         return change_sums(previous, current, norm)[:, None]
-    return change_terms(previous.view(pieces, -1), current.view(pieces, -1), norm).sum(2)
+    return change_terms(widen(previous).view(pieces, -1), widen(current).view(pieces, -1), norm).sum(2)
 
 
 def _is_real_on_cpu(previous: Tensor, current: Tensor) -> bool:

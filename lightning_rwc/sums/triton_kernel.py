@@ -39,8 +39,8 @@ def _store_sums(p, c, target, stride, inside, wide: tl.constexpr, axis: tl.const
     # `_norm_sums` is `_sums`: see `_compiled`.
     numerator, denominator, held = _norm_sums(_cast(p, wide), _cast(c, wide), axis)  # noqa: F821
     before, after = _cast(p, tl.float64), _cast(c, tl.float64)
-    # Many GPUs compute float64 at 1/64 of the speed of float32. So only blocks that overflow or underflow in float32,
-    # or hold a nan, are summed again in float64.
+    # Many GPUs compute float64 at 1/64 of the speed of float32. So numerator and denominator are float32. Those of
+    # blocks that overflow or underflow, or hold a nan, are summed again in float64.
     if wide != tl.float64:  # noqa: SIM102 - known to the compiler, unlike the other
         if not held:
             numerator, denominator, held = _norm_sums(before, after, axis)  # noqa: F821

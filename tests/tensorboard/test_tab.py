@@ -280,6 +280,7 @@ def test_a_link_shows_the_same_view(tab):
     assert second.frame.inner_text("#pins") == "block.10"
     assert "depth profile at epoch 0" in second.frame.inner_text("#side")
     second.frame.click("#pins button")
+    second.settled()
     assert second.frame.inner_text("#pins") == ""
 
 
