@@ -6,14 +6,16 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lightning_rwc.callback import RWCCallback
+    from lightning_rwc.findings import Finding
     from lightning_rwc.functional import relative_weight_change
     from lightning_rwc.history import RWCHistory
     from lightning_rwc.metric import RelativeWeightChange
 
-__all__ = ["RWCCallback", "RWCHistory", "RelativeWeightChange", "relative_weight_change"]
+__all__ = ["Finding", "RWCCallback", "RWCHistory", "RelativeWeightChange", "relative_weight_change"]
 __version__ = "0.1.0"
 
 _HOME = {
+    "Finding": "findings",
     "RWCCallback": "callback",
     "RWCHistory": "history",
     "RelativeWeightChange": "metric",

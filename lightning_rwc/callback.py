@@ -15,6 +15,7 @@ from typing_extensions import override
 
 from lightning_rwc.announcer import Announcer
 from lightning_rwc.cadence import Cadence
+from lightning_rwc.findings import Finding
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
 from lightning_rwc.measures import Measure
@@ -22,6 +23,7 @@ from lightning_rwc.metric import RelativeWeightChange
 from lightning_rwc.norms import Norm
 from lightning_rwc.options import (
     RelativeTo,
+    check_findings,
     check_max_elements,
     check_norm,
     check_relative_to,
@@ -42,7 +44,7 @@ from lightning_rwc.tags import Tags, find_shared
 from lightning_rwc.trainer_state import has_replicas, logged_step, ranks_are_together, settle_reductions
 from lightning_rwc.units import UnitColumns, UnitFilter, UnitSelection
 
-_STATE_VERSION = 2
+_STATE_VERSION = 3
 
 
 class RWCCallback(Callback):
@@ -98,6 +100,8 @@ class RWCCallback(Callback):
             several of them. A unit is a row of a weight's first dimension: a neuron or an output channel. A mapping
             from expressions to ints makes a unit of so many rows, such as an attention head of 64. Each measurement
             keeps 32 bytes a unit. It does not go with ``max_elements``.
+        findings: whether to say in words what is wrong, such as layers that get no gradient or that no optimizer has.
+            Each finding is a warning, and a text in loggers that take text.
 
     Attributes:
         history: the :class:`~lightning_rwc.RWCHistory` of all measurements so far. It needs no logger.
@@ -105,6 +109,7 @@ class RWCCallback(Callback):
         units: layer name to the :class:`~lightning_rwc.RWCHistory` of the relative weight changes of its units, for the
             layers that the argument ``units`` selects.
         unit_rotations: the same for the rotations of units, in radians.
+        findings: what is wrong with the training so far, a list of :class:`~lightning_rwc.Finding`.
 
     Raises:
         TypeError: at construction, if an argument is of the wrong type.
@@ -134,6 +139,7 @@ class RWCCallback(Callback):
         snapshot_device: Literal["cpu"] | None = None,
         measures: Sequence[str | Measure] = (),
         units: UnitFilter = None,
+        findings: bool = True,
     ) -> None:
         super().__init__()
         check_norm(norm)
@@ -143,7 +149,8 @@ class RWCCallback(Callback):
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
         self._announcer = Announcer(prefix, heatmap)
-        self._recorder = Recorder(measures)
+        check_findings(findings)
+        self._recorder = Recorder(measures, findings)
         UnitSelection(units)
         if self._recorder.measures.has_equilibrium and relative_to == "initial":
             raise ValueError(
@@ -192,6 +199,11 @@ class RWCCallback(Callback):
     def unit_rotations(self) -> dict[str, RWCHistory]:
         """Layer name to the rotations of its units, in radians."""
         return self._recorder.unit_rotations
+
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong, oldest finding first."""
+        return self._recorder.findings.found
 
     @property
     def _prefixes(self) -> list[str]:
@@ -262,7 +274,11 @@ class RWCCallback(Callback):
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         self._resume_if_loaded(trainer, pl_module)
-        if self._cadence.batch_ended(trainer.global_step, logged_step(trainer)):
+        stepped = trainer.global_step > self._cadence.global_step
+        due = self._cadence.batch_ended(trainer.global_step, logged_step(trainer))
+        if stepped:
+            self._recorder.batch_ended(pl_module, self._cadence, trainer.optimizers)
+        if due:
             self._measure(trainer, pl_module)
 
     @override
@@ -441,5 +457,5 @@ class RWCCallback(Callback):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._metric is not None:
             settle_reductions(trainer)
-            measurement = self._recorder.measure(pl_module, self._cadence)
+            measurement = self._recorder.measure(pl_module, self._cadence, trainer.optimizers)
             self._announcer.measurement(trainer, self._recorder, measurement)

@@ -243,6 +243,16 @@ class RelativeWeightChange(Metric):
             self._elements = dict.fromkeys(self.layers, 0)
 
     @property
+    def steps(self) -> int:
+        """How many optimizer steps lie between the snapshot and the latest measurement."""
+        return self._steps
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether values are estimates."""
+        return self._snapshot.max_elements is not None
+
+    @property
     def has_advanced(self) -> bool:
         """Whether the next measurement starts from the last one, and not from an earlier one because it failed."""
         return self._pending == 0
@@ -279,7 +289,7 @@ class RelativeWeightChange(Metric):
         layers, sums = self._of_layers(here)
         *values, total = change_ratio(_with_total(sums), self.norm).tolist()
         errors, doubts = dict.fromkeys(layers, 0.0), list[str]()
-        if self._snapshot.max_elements is not None:
+        if self.is_sampled:
             errors = dict(zip(layers, standard_error(sums, self.norm).tolist(), strict=True))
             doubts = [layer for layer, doubt in zip(layers, unreliable(sums).tolist(), strict=True) if doubt]
         return Measurement(

@@ -71,6 +71,12 @@ def check_prefix(prefix: str) -> None:
         raise ValueError(f"`prefix` must be a string that is not blank, such as 'rwc', but got {prefix!r}.")
 
 
+def check_findings(findings: bool) -> None:
+    """Raise ``TypeError`` unless ``findings`` is a bool."""
+    if not isinstance(findings, bool):
+        raise TypeError(f"`findings` must be True or False, but got {findings!r}.")
+
+
 def check_heatmap(heatmap: bool | int) -> None:
     """Raise unless ``heatmap`` is a bool, or an int of at least 1."""
     if not isinstance(heatmap, bool):

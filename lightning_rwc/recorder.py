@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast
+from lightning_rwc.findings.findings import Findings, Moment
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.interrupts import signals_held
 from lightning_rwc.layers import Layers
@@ -27,11 +28,13 @@ class Recorder:
 
     Args:
         measures: see :class:`~lightning_rwc.RWCCallback`.
+        looks_for_findings: whether to look at each measurement for what is wrong.
 
     """
 
-    def __init__(self, measures: Sequence[str | Measure]) -> None:
+    def __init__(self, measures: Sequence[str | Measure], looks_for_findings: bool) -> None:
         self.measures = MeasureTables(measures)
+        self._looks_for_findings = looks_for_findings
         self.restart()
 
     def restart(self) -> None:
@@ -44,11 +47,21 @@ class Recorder:
         """Layer to the rotations of its units."""
         self.forecast: EquilibriumForecast | None = None
         """Follows the optimizers, if rotations are compared with a prediction."""
+        self.findings = Findings()
+        """What is wrong."""
         self.metric: RelativeWeightChange | None = None
         """What measures relative weight change, or None if nothing can be measured."""
-        self._warned = False
+        self._warned: set[str] = set()
 
-    def measure(self, module: Module, cadence: Cadence) -> Measurement | None:
+    def batch_ended(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> None:
+        """Look at gradients after a batch with an optimizer step, if there is a reason to."""
+        if self._looks_for_findings and self.metric is not None and self.findings.watches:
+            try:
+                self.findings.batch_ended(self.metric.tracked(module), optimizers, cadence.epoch, cadence.step)
+            except Exception as error:
+                self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
+
+    def measure(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> Measurement | None:
         """Measure ``module`` and write a row. If :attr:`metric` spans ranks, this is a collective.
 
         It never raises an error of its own. If a measurement fails, its row is ``nan``, and the first failure is
@@ -57,6 +70,7 @@ class Recorder:
         Args:
             module: the module that :attr:`metric` is for.
             cadence: it knows the epoch and the step.
+            optimizers: those of the training.
 
         Returns:
             The measurement, or None if it failed.
@@ -64,6 +78,17 @@ class Recorder:
         """
         metric = self.metric
         assert metric is not None
+        measurement = self._measure(metric, module, cadence)
+        if measurement is not None and self._looks_for_findings:
+            try:
+                initial = metric.relative_to == "initial"
+                moment = Moment(cadence.epoch, cadence.step, metric.steps, initial, metric.is_sampled)
+                self.findings.observe(measurement, metric.tracked(module), optimizers, moment)
+            except Exception as error:
+                self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
+        return measurement
+
+    def _measure(self, metric: RelativeWeightChange, module: Module, cadence: Cadence) -> Measurement | None:
         try:
             # Measures are the user's code and may be interrupted, because nothing has changed yet.
             further = self.measures.rows(partial(metric.tracked, module))
@@ -83,15 +108,17 @@ class Recorder:
                 self.history.amend(dict.fromkeys(metric.layers, math.nan))  # monitors need their keys
             if metric.has_advanced:
                 self.restart_interval()
-            if not self._warned:
-                self._warned = True
-                warn(
-                    f"A measurement of relative weight change failed on rank {rank()} with {type(error).__name__}: "
-                    f"{error}. The row of epoch {cadence.epoch} is nan. Training continues, and further failures are "
-                    "not reported.",
-                    stacklevel=2,
-                )
+            self._warn_once(
+                "measurement",
+                f"A measurement of relative weight change failed on rank {rank()} with {type(error).__name__}: "
+                f"{error}. The row of epoch {cadence.epoch} is nan.",
+            )
             return None
+
+    def _warn_once(self, kind: str, message: str) -> None:
+        if kind not in self._warned:
+            self._warned.add(kind)
+            warn(f"{message} Training continues, and further failures are not reported.", stacklevel=2)
 
     def begin_row(self, cadence: Cadence, further: Mapping[str, Mapping[str, float]]) -> None:
         """Begin the row of a measurement in each table. Relative weight change is ``nan`` until it is known.
@@ -109,7 +136,9 @@ class Recorder:
 
     def _fill_row(self, metric: RelativeWeightChange, module: Module) -> Measurement:
         movements = self.measures.movements
-        measurement = metric.fetch([*movements, *(["rotation"] if self.measures.has_equilibrium else [])])
+        needed = ["rotation"] if self.measures.has_equilibrium else []
+        needed += ["rotation", "radial", "moved"] if self._looks_for_findings else []
+        measurement = metric.fetch([*dict.fromkeys([*movements, *needed])])
         self.history.amend(measurement.values, measurement.standard_errors)
         self.measures.amend({name: measurement.movements[name] for name in movements})
         for layer, units in measurement.units.items():
@@ -149,6 +178,7 @@ class Recorder:
             "measures": self.measures.state_dict(),
             "units": {layer: table.state_dict() for layer, table in self.units.items()},
             "unit_rotations": {layer: table.state_dict() for layer, table in self.unit_rotations.items()},
+            "findings": self.findings.state_dict(),
             "forecast": self.forecast.state_dict() if self.forecast is not None else None,
         }
 
@@ -162,6 +192,7 @@ class Recorder:
         )
         if self.forecast is not None:
             self.forecast.load_state_dict(state["forecast"])
+        self.findings.load_state_dict(state["findings"])
 
 
 def _ratios(rotations: Readings, layers: Layers, forecast: EquilibriumForecast) -> Readings:

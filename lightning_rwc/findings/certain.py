@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that state facts: no threshold of theirs is a matter of taste."""
+
+import math
+from collections.abc import Callable, Container, Sequence
+from typing import NamedTuple
+
+from lightning_rwc.findings.facts import Gradient, LayerFacts
+from lightning_rwc.findings.finding import listing
+
+# For so many optimizer steps in a row most rules must apply before they are told. Layers that start at zero keep
+# gradients from others in the first few steps, and a warm-up may begin at a learning rate of 0.
+PATIENCE = 10
+# A weight in float32 is rounded by at most this fraction of itself in a step.
+_ROUNDING = 2.0**-24
+
+
+class Scene(NamedTuple):
+    """A measurement, as rules see it."""
+
+    layers: Sequence[LayerFacts]
+    steps: int
+    """The optimizer steps since the snapshot."""
+    has_optimizers: bool
+    """Whether the Trainer has an optimizer at all."""
+    is_sampled: bool
+    """Whether values are estimates, so that a few elements may have moved unseen."""
+    spans_ranks: bool
+    """Whether each rank measured a part only, so that one that failed made all values ``nan``."""
+    quiet: Container[str]
+    """Layers whose gradient was exactly zero in each of many batches in a row."""
+
+
+class Rule(NamedTuple):
+    """A kind of finding."""
+
+    kind: str
+    suspects: Callable[[Scene], list[LayerFacts]]
+    """The layers to which it applies at one measurement."""
+    message: Callable[[Scene, list[LayerFacts]], str]
+    patience: int = 1
+    """For how many optimizer steps in a row it must apply before it is told."""
+
+
+def _non_finite(scene: Scene) -> list[LayerFacts]:
+    found = [layer for layer in scene.layers if math.isnan(layer.change)]
+    return [] if scene.spans_ranks and len(found) == len(scene.layers) else found
+
+
+def _non_finite_message(scene: Scene, found: list[LayerFacts]) -> str:
+    others = "" if len(found) < len(scene.layers) else " By now no layer is finite."
+    return (
+        f"{listing(_names(found))} {_have(found)} a weight that is nan, infinite or too large to sum. The first of "
+        f"them in depth is {found[0].name!r}.{others} Lower the learning rate, clip gradients, or look for a division "
+        "by zero or a logarithm of zero in the loss. `every_n_train_steps=1` shows which layer is the first."
+    )
+
+
+def _not_in_optimizer(scene: Scene) -> list[LayerFacts]:
+    if not scene.has_optimizers:
+        return []
+    return [layer for layer in scene.layers if layer.is_held_by_nobody and layer.moved == 0]
+
+
+def _not_in_optimizer_message(scene: Scene, found: list[LayerFacts]) -> str:
+    still = " They do not move." if all(layer.moved == 0 for layer in found) else ""
+    gradients = " They get gradients, which nobody uses." if _all(found, Gradient.SOME) else ""
+    return (
+        f"{listing(_names(found))} {_require(found)} gradients, but no optimizer of the Trainer has their parameters."
+        f"{still}{gradients} Pass these parameters to the optimizer in `configure_optimizers`. Make sure that "
+        "it is built from the parameters of the model that trains, not from a copy. If they should stay as they are, "
+        "call `requires_grad_(False)` on them."
+    )
+
+
+def _nothing_moves(scene: Scene) -> list[LayerFacts]:
+    trainable = [layer for layer in scene.layers if layer.is_trainable]
+    held = [layer for layer in trainable if layer.holders]
+    if scene.steps < 1 or not held or any(layer.moved != 0 for layer in trainable):
+        return []
+    return trainable
+
+
+def _nothing_moves_message(scene: Scene, found: list[LayerFacts]) -> str:
+    held = [layer for layer in found if layer.holders]
+    rates = {holder.learning_rate for layer in held for holder in layer.holders}
+    if rates == {0.0}:
+        cause = "The learning rate of all of them is 0. Check the learning rate, and the first value of its scheduler."
+    elif _all(held, Gradient.MISSING):
+        cause = (
+            "None of them has a gradient. Look for a `detach()`, a `torch.no_grad()`, or a loss that does not depend "
+            "on the model."
+        )
+    elif _all(held, Gradient.NOT_FINITE):
+        cause = (
+            "Their gradients are not finite, so mixed precision skips the step. Lower the learning rate, or look for a "
+            "division by zero in the loss."
+        )
+    elif _all(held, Gradient.ZERO):
+        cause = (
+            "All of their gradients are exactly zero. Look for a loss that is multiplied by zero, gradients that are "
+            "clipped to zero, or a layer through which no gradient passes."
+        )
+    else:
+        cause = (
+            "They have gradients and a learning rate. So each update is too small for the number format of the "
+            "weights, or the optimizer does not apply it. Raise the learning rate, or keep weights in float32."
+        )
+    return (
+        f"{scene.steps} optimizer steps were taken, and no tracked weight that requires gradients has changed. {cause}"
+    )
+
+
+def _no_gradient(scene: Scene) -> list[LayerFacts]:
+    rounding = max(scene.steps, 1) * _ROUNDING
+    held = [layer for layer in scene.layers if layer.is_held]
+    learning = [layer for layer in held if layer.rotation > rounding and layer.name not in scene.quiet]
+    suspects = [layer for layer in held if _only_decays(layer, rounding) or layer.name in scene.quiet]
+    if scene.steps < 1 or not learning or not suspects:
+        return []
+    if any(layer.gradient is Gradient.SOME for layer in learning):
+        # A layer with a gradient moves too little for its number format, or for the sample.
+        return [layer for layer in suspects if layer.gradient in (Gradient.MISSING, Gradient.ZERO)]
+    # Gradients have been cleared, or cannot be seen here.
+    return [] if scene.is_sampled else [layer for layer in suspects if not layer.is_coarse]
+
+
+def _only_decays(layer: LayerFacts, rounding: float) -> bool:
+    # A group with a learning rate of 0 is frozen on purpose.
+    return (
+        layer.rotation <= rounding
+        and layer.growth <= rounding
+        and all(holder.learning_rate > 0 for holder in layer.holders)
+    )
+
+
+def _no_gradient_message(scene: Scene, found: list[LayerFacts]) -> str:
+    decays = any(layer.moved > 0 for layer in found)
+    moves = "have changed only by weight decay" if decays else "have not changed"
+    learning = [layer for layer in scene.layers if layer.is_held and layer not in found]
+    trainable = [layer for layer in scene.layers if layer.is_held]
+    where = ""
+    if learning and trainable[: len(found)] == found:
+        where = (
+            f" No gradient gets past {found[-1].name!r} or the step behind it: the first layer that learns is "
+            f"{learning[0].name!r}."
+        )
+    if _all(found, Gradient.MISSING):
+        cause = (
+            "Their gradient is missing: look for a `detach()`, a `torch.no_grad()`, or a layer that `forward` does not "
+            "use."
+        )
+    else:
+        cause = (
+            "Their gradient is zero: look for units that never fire, a factor that is zero, or two layers in a row "
+            "that start at zero."
+        )
+    return f"{listing(_names(found))} {moves} in {scene.steps} steps, while other layers learn.{where} {cause}"
+
+
+def _rounded_away(scene: Scene) -> list[LayerFacts]:
+    # Elements that have a gradient should move. Ten times more have one than have moved.
+    return [
+        layer
+        for layer in scene.layers
+        if scene.steps
+        and layer.is_coarse
+        and layer.is_held
+        and layer.moved < 0.1
+        and layer.moved < 0.1 * layer.gradient_share
+    ]
+
+
+def _rounded_away_message(scene: Scene, found: list[LayerFacts]) -> str:
+    most = max(layer.moved for layer in found)
+    return (
+        f"At most {most:.1%} of the elements of {listing(_names(found))} have changed in {scene.steps} steps, "
+        "although ten times as many have a gradient. Their number format is too coarse for such small updates, which "
+        "are rounded away. Keep the weights in float32 (`precision='bf16-mixed'`), raise the learning rate, or use an "
+        "optimizer with stochastic rounding."
+    )
+
+
+def _names(found: Sequence[LayerFacts]) -> list[str]:
+    return [layer.name for layer in found]
+
+
+def _have(found: Sequence[LayerFacts]) -> str:
+    return "has" if len(found) == 1 else "have"
+
+
+def _require(found: Sequence[LayerFacts]) -> str:
+    return "requires" if len(found) == 1 else "require"
+
+
+def _all(found: Sequence[LayerFacts], gradient: Gradient) -> bool:
+    return all(layer.gradient is gradient for layer in found)
+
+
+NOT_IN_OPTIMIZER = Rule("not_in_optimizer", _not_in_optimizer, _not_in_optimizer_message, PATIENCE)
+CERTAIN = (
+    Rule("non_finite", _non_finite, _non_finite_message),
+    NOT_IN_OPTIMIZER,
+    Rule("nothing_moves", _nothing_moves, _nothing_moves_message, PATIENCE),
+    Rule("no_gradient", _no_gradient, _no_gradient_message, PATIENCE),
+    Rule("rounded_away", _rounded_away, _rounded_away_message, PATIENCE),
+)

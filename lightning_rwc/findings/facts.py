@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What rules know of each layer: how it moved, who updates it, and what its gradient is."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from enum import Enum
+from math import nan
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from lightning_rwc.metric import Measurement
+
+# PyTorch's optimizers that add weight decay to the gradient before they divide by its size.
+_ADAPTIVE = {"Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop"}
+
+
+class Gradient(Enum):
+    """The gradient of a layer after the last batch."""
+
+    MISSING = "missing"
+    ZERO = "zero"
+    SOME = "some"
+    NOT_FINITE = "not finite"
+    UNKNOWN = "unknown"
+    """It is spread over ranks, or sparse."""
+
+
+class Holder(NamedTuple):
+    """The optimizer of a parameter, and its parameter group."""
+
+    optimizer: Optimizer
+    group: Mapping[str, Any]
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate now; ``nan`` if the group has none."""
+        rate = self.group.get("lr")
+        return float(rate) if isinstance(rate, int | float | Tensor) else float("nan")
+
+    @property
+    def decay_turns(self) -> bool:
+        """Whether weight decay turns weights that have no gradient, instead of making them shorter."""
+        names = {base.__name__ for base in type(self.optimizer).__mro__}
+        coupled = not self.group.get("decoupled_weight_decay") and "AdamW" not in names
+        return bool(self.group.get("weight_decay")) and coupled and bool(names & _ADAPTIVE)
+
+
+class LayerFacts(NamedTuple):
+    """A layer at a measurement."""
+
+    name: str
+    change: float
+    """Relative weight change."""
+    rotation: float
+    growth: float
+    moved: float
+    """The movements of :mod:`lightning_rwc.movement`."""
+    parameters: Sequence[Parameter]
+    """Those that require gradients."""
+    holders: Sequence[Holder]
+    """The optimizers of these parameters. A parameter that no optimizer has is left out."""
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether it requires gradients."""
+        return bool(self.parameters)
+
+    @property
+    def is_held(self) -> bool:
+        """Whether an optimizer has all parameters that require gradients."""
+        return self.is_trainable and len(self.holders) == len(self.parameters)
+
+    @property
+    def is_held_by_nobody(self) -> bool:
+        """Whether no optimizer has any of them."""
+        return self.is_trainable and not self.holders
+
+    @property
+    def decay_turns(self) -> bool:
+        """Whether weight decay alone would turn it."""
+        return any(holder.decay_turns for holder in self.holders)
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether its weights have fewer digits than float32."""
+        return any(torch.finfo(parameter.dtype).eps > torch.finfo(torch.float32).eps for parameter in self.parameters)
+
+    @property
+    def gradient(self) -> Gradient:
+        """Its gradient after the last batch. This waits for the device."""
+        return gradient_of(self.parameters)
+
+    @property
+    def gradient_share(self) -> float:
+        """The share of its elements whose gradient is not zero; ``nan`` if that is unknown."""
+        if self.gradient is not Gradient.SOME:
+            return float("nan")
+        counts = [(p.grad != 0).sum().item() for p in self.parameters if p.grad is not None]
+        return sum(counts) / sum(p.numel() for p in self.parameters)
+
+
+def gradient_of(parameters: Iterable[Parameter]) -> Gradient:
+    """The gradient of a layer with these parameters. This waits for the device."""
+    gradients = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
+    if not gradients:
+        return Gradient.MISSING
+    if any(isinstance(gradient, DTensor) or gradient.layout != torch.strided for gradient in gradients):
+        return Gradient.UNKNOWN
+    largest = torch.stack([gradient.detach().abs().amax().double().cpu() for gradient in gradients])
+    if not largest.isfinite().all():
+        return Gradient.NOT_FINITE
+    return Gradient.SOME if largest.any() else Gradient.ZERO
+
+
+def holders_of(optimizers: Iterable[Optimizer]) -> dict[int, Holder]:
+    """The id of each parameter that an optimizer has, to that optimizer and its group."""
+    return {
+        id(parameter): Holder(optimizer, group)
+        for optimizer in optimizers
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+
+
+def facts_at_start(layers: Mapping[str, Mapping[str, Parameter]], holders: Mapping[int, Holder]) -> list[LayerFacts]:
+    """What is known of each layer before a measurement. The arguments are those of :func:`facts_of`."""
+    return [_facts(layer, (nan,) * 4, parameters, holders) for layer, parameters in layers.items()]
+
+
+def facts_of(
+    measurement: Measurement, layers: Mapping[str, Mapping[str, Parameter]], holders: Mapping[int, Holder]
+) -> list[LayerFacts]:
+    """The facts of each measured layer, in definition order.
+
+    Args:
+        measurement: it has the movements rotation, radial and moved.
+        layers: layer name to parameter name to parameter.
+        holders: see :func:`holders_of`.
+
+    """
+    rotations, growths, shares = (measurement.movements[name].values for name in ("rotation", "radial", "moved"))
+    return [
+        _facts(layer, (change, rotations[layer], growths[layer], shares[layer]), layers.get(layer, {}), holders)
+        for layer, change in measurement.values.items()
+    ]
+
+
+def _facts(
+    layer: str,
+    movements: tuple[float, float, float, float],
+    parameters: Mapping[str, Parameter],
+    holders: Mapping[int, Holder],
+) -> LayerFacts:
+    trainable = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    held = [holders[id(parameter)] for parameter in trainable if id(parameter) in holders]
+    return LayerFacts(layer, *movements, trainable, held)

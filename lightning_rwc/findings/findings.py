@@ -1,0 +1,128 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The findings of a run: each is told once, when its rule has applied for long enough."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple, TypeAlias
+
+from torch.nn import Parameter
+from torch.optim import Optimizer
+
+from lightning_rwc.findings.certain import CERTAIN, NOT_IN_OPTIMIZER, PATIENCE, Rule, Scene
+from lightning_rwc.findings.facts import Gradient, LayerFacts, facts_at_start, facts_of, gradient_of, holders_of
+from lightning_rwc.findings.finding import Finding
+from lightning_rwc.metric import Measurement
+
+NamedLayers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
+
+
+class Moment(NamedTuple):
+    """When a measurement was taken, and how."""
+
+    epoch: int
+    step: int
+    """The step under which it is logged."""
+    steps: int
+    """How many optimizer steps were taken since the snapshot."""
+    since_start: bool
+    """Whether the snapshot is always the start of training."""
+    is_sampled: bool
+    """Whether values are estimates."""
+
+
+class Findings:
+    """What is wrong with a run, as far as its measurements tell."""
+
+    def __init__(self) -> None:
+        self.found: list[Finding] = []
+        """All findings so far, oldest first."""
+        self._told: dict[str, set[str]] = {}
+        self._steps: dict[str, dict[str, int]] = {}
+        self._quiet: dict[str, int] = {}
+        self._has_looked_at_start = False
+
+    @property
+    def watches(self) -> bool:
+        """Whether :meth:`batch_ended` has anything to do."""
+        return not self._has_looked_at_start or bool(self._quiet)
+
+    def batch_ended(self, layers: NamedLayers, optimizers: Sequence[Optimizer], epoch: int, step: int) -> None:
+        """Look at gradients after a batch with an optimizer step, as long as there is a reason to.
+
+        Args:
+            layers: layer name to parameter name to parameter, as they are now.
+            optimizers: those of the training.
+            epoch: the present epoch.
+            step: the step under which Lightning logs it.
+
+        """
+        if not self._has_looked_at_start:
+            self._has_looked_at_start = True
+            facts = facts_at_start(layers, holders_of(optimizers)) if optimizers else []
+            found = [one for one in facts if one.is_held_by_nobody and one.gradient is Gradient.SOME]
+            if found:
+                scene = Scene(facts, 0, True, False, False, ())
+                self._tell(NOT_IN_OPTIMIZER, scene, found, epoch, step)
+        if self._quiet:
+            self._quiet = {
+                layer: batches + 1
+                for layer, batches in self._quiet.items()
+                if gradient_of(p for p in layers.get(layer, {}).values() if p.requires_grad) is Gradient.ZERO
+            }
+
+    def observe(
+        self, measurement: Measurement, layers: NamedLayers, optimizers: Sequence[Optimizer], moment: Moment
+    ) -> None:
+        """Look at a measurement.
+
+        Args:
+            measurement: it has the movements rotation, radial and moved.
+            layers: layer name to parameter name to parameter, as they are now.
+            optimizers: those of the training.
+            moment: when it was taken.
+
+        """
+        facts = facts_of(measurement, layers, holders_of(optimizers))
+        quiet = {layer for layer, batches in self._quiet.items() if batches >= PATIENCE}
+        scene = Scene(facts, moment.steps, bool(optimizers), moment.is_sampled, measurement.spans_ranks, quiet)
+        for rule in CERTAIN:
+            suspects, before = rule.suspects(scene), self._steps.get(rule.kind, {})
+            steps = {
+                layer.name: moment.steps + (0 if moment.since_start else before.get(layer.name, 0))
+                for layer in suspects
+            }
+            self._steps[rule.kind] = steps
+            due = [layer for layer in suspects if max(steps[layer.name], 1) >= rule.patience]
+            self._tell(rule, scene, due, moment.epoch, moment.step)
+        # Decay turns these whether they have a gradient or not. So their gradients are watched from batch to batch.
+        for layer in facts:
+            if (
+                layer.is_held
+                and layer.decay_turns
+                and layer.name not in self._quiet
+                and layer.gradient is Gradient.ZERO
+            ):
+                self._quiet[layer.name] = 1
+
+    def _tell(self, rule: Rule, scene: Scene, layers: Sequence[LayerFacts], epoch: int, step: int) -> None:
+        told = self._told.setdefault(rule.kind, set())
+        if fresh := [layer for layer in layers if layer.name not in told]:
+            names = tuple(layer.name for layer in fresh)
+            told.update(names)
+            self.found.append(Finding(rule.kind, names, epoch, step, rule.message(scene, fresh)))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The findings, and for how long rules have applied, for a checkpoint."""
+        return {
+            "found": [asdict(finding) | {"layers": [*finding.layers]} for finding in self.found],
+            "told": {kind: sorted(layers) for kind, layers in self._told.items()},
+            "steps": {kind: dict(steps) for kind, steps in self._steps.items()},
+            "quiet": dict(self._quiet),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from :meth:`state_dict`."""
+        self.found = [Finding(**one | {"layers": tuple(one["layers"])}) for one in state["found"]]
+        self._told = {kind: {*layers} for kind, layers in state["told"].items()}
+        self._steps = {kind: dict(steps) for kind, steps in state["steps"].items()}
+        self._quiet = dict(state["quiet"])
