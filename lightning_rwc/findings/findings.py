@@ -88,7 +88,10 @@ class Findings:
         for rule in CERTAIN:
             suspects, before = rule.suspects(scene), self._steps.get(rule.kind, {})
             steps = {
-                layer.name: moment.steps + (0 if moment.since_start else before.get(layer.name, 0))
+                layer.name: max(
+                    moment.steps + (0 if moment.since_start else before.get(layer.name, 0)),
+                    self._quiet.get(layer.name, 0),
+                )
                 for layer in suspects
             }
             self._steps[rule.kind] = steps
