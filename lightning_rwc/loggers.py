@@ -296,7 +296,7 @@ def _findings_to_csv(logger: Any, tag: str, findings: Sequence[Finding], told: i
 
 def _findings_to_wandb(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:
     # Its pages show the newest table, so this has all findings.
-    rows = [[one.epoch, one.step, one.kind, listing(one.layers), one.message] for one in findings]
+    rows = [[one.epoch, one.step, one.kind, _layers(one), one.message] for one in findings]
     logger.log_text(tag, columns=["epoch", "step", "kind", "layers", "message"], data=rows, step=findings[-1].step)
 
 
@@ -325,10 +325,13 @@ def _by_step(findings: Sequence[Finding], told: int) -> Iterator[tuple[int, str]
 def _markdown(findings: Iterable[Finding]) -> str:
     texts = []
     for one in findings:
-        layers = [listing(one.layers)] if one.layers else []
-        about = [f"**{one.kind}**", *layers, f"epoch {one.epoch}, step {one.step}"]
-        texts.append(f"{' · '.join(about)}\n\n{one.message}\n")
+        about = [f"**{one.kind}**", _layers(one), f"epoch {one.epoch}, step {one.step}"]
+        texts.append(f"{' · '.join(filter(None, about))}\n\n{one.message}\n")
     return "\n".join(texts)
+
+
+def _layers(finding: Finding) -> str:
+    return listing(finding.layers) if finding.layers else ""
 
 
 _FINDINGS_WRITERS: dict[str, FindingsWriter] = {
