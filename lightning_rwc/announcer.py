@@ -58,7 +58,27 @@ class Announcer:
         self._next_picture = -math.inf
         self._warned: set[str] = set()
         self._foreign: set[str] = set()
+        self._told = 0
         self._output.restart()
+
+    def resume(self, recorder: Recorder) -> None:
+        """Tell no finding again that ``recorder`` has from a checkpoint. Call it after :meth:`restart`."""
+        self._told = len(recorder.findings)
+
+    def findings(self, trainer: Trainer, recorder: Recorder) -> None:
+        """Tell the findings of ``recorder`` that have not been told: to loggers that take text, and as a warning each.
+
+        :meth:`measurement` does so too.
+        """
+        findings, told = recorder.findings, self._told
+        # Before anything can fail, so that nothing is told twice.
+        self._told = len(findings)
+        if told == len(findings):
+            return
+        if trainer.is_global_zero and self._tags.findings not in self._foreign:
+            self._output.findings(trainer.loggers, self._tags.findings, findings, told)
+        for finding in findings[told:]:
+            rank_zero_warn(f"Relative weight change found {finding.kind!r}: {finding.message}")
 
     def measurement(self, trainer: Trainer, recorder: Recorder, measurement: Measurement | None) -> None:
         """Announce a measurement.
@@ -85,7 +105,8 @@ class Announcer:
         for tags, table, _ in tables[1:]:
             scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
         pictures = [tag for tag, _ in self._plots(recorder)] if self._heatmap else []
-        self._find_foreign(trainer, [*scalars, *pictures, *map(self._tags.unit_values, recorder.units)])
+        texts = [self._tags.findings, *map(self._tags.unit_values, recorder.units)]
+        self._find_foreign(trainer, [*scalars, *pictures, *texts])
         scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         self._written |= zip(scalars, tensors, strict=True)
@@ -93,6 +114,7 @@ class Announcer:
         self._output.scalars(trainer.loggers, scalars, step)
         if trainer.is_global_zero and self._tags.epoch not in self._foreign:
             self._tell_tab(trainer, recorder, tables)
+        self.findings(trainer, recorder)
 
         fresh = len(history) - self._drawn
         if self._heatmap is True:
@@ -173,8 +195,10 @@ class Announcer:
 
     def _plots(self, recorder: Recorder) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
         for tags, table, quantity in self._tables(recorder):
-            yield tags.heatmap, partial(table.plot_heatmap, quantity)
-            yield tags.curves, partial(table.plot_curves, quantity, recorder.measures.expected(table))
+            findings = recorder.findings if tags in (self._tags, self._tags.measure(_ROTATION.name)) else ()
+            yield tags.heatmap, partial(table.plot_heatmap, quantity, findings=findings)
+            expected = recorder.measures.expected(table)
+            yield tags.curves, partial(table.plot_curves, quantity, expected, findings=findings)
         for layer, table in recorder.units.items():
             yield self._tags.unit_change(layer), table.plot_units
             rotations = recorder.unit_rotations[layer]
