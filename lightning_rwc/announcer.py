@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.nn import Module
 
 from lightning_rwc.depth import depth_correlation
+from lightning_rwc.findings.summary import summary
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.loggers import LoggerOutput
 from lightning_rwc.metric import Measurement
@@ -90,7 +92,7 @@ class Announcer:
 
         """
         history = recorder.history
-        self._warn_of_doubts(history, measurement)
+        self._warn_of_doubts(recorder, measurement)
         step = history.steps[-1]
         row, total = history.newest(), math.nan
         if measurement is not None and measurement.values:
@@ -124,6 +126,14 @@ class Announcer:
         if due:
             self.pictures(trainer, recorder)
 
+    def summary(self, recorder: Recorder, module: Module) -> None:
+        """Say in a few lines what was found, and which layers changed most and least."""
+        if recorder.looks_for_findings and recorder.metric is not None and len(recorder.history):
+            with self._output.survive("the summary"):
+                layers = recorder.metric.tracked(module)
+                frozen = [layer for layer, found in layers.items() if not any(p.requires_grad for p in found.values())]
+                rank_zero_info(summary(recorder.history, recorder.findings, frozen))
+
     def _tell_tab(
         self, trainer: Trainer, recorder: Recorder, tables: Sequence[tuple[Tags, RWCHistory, Quantity]]
     ) -> None:
@@ -143,11 +153,16 @@ class Announcer:
             values = np.array([[*one.newest().values()] for one in pair], dtype=np.float32)
             self._output.units(trainer.loggers, tags.unit_values(layer), values, history.steps[-1])
 
-    def _warn_of_doubts(self, history: RWCHistory, measurement: Measurement | None) -> None:
+    def _warn_of_doubts(self, recorder: Recorder, measurement: Measurement | None) -> None:
         if measurement is None:
             return
-        step, values = history.steps[-1], measurement.values
-        if (layer := next((layer for layer, value in values.items() if math.isnan(value)), None)) is not None:
+        step, values = recorder.history.steps[-1], measurement.values
+        # Otherwise this is a finding.
+        told = any(finding.kind == "non_finite" for finding in recorder.findings)
+        if (
+            not told
+            and (layer := next((layer for layer, value in values.items() if math.isnan(value)), None)) is not None
+        ):
             failed = measurement.spans_ranks and all(map(math.isnan, values.values()))
             other = ", or another rank failed to measure it" if failed else ""
             self._warn_once(
