@@ -150,6 +150,7 @@ def test_a_fault_is_found_at_the_first_measurement_with_exactly_its_layers(cls, 
 def test_a_fault_is_found_from_step_to_step(cls, kind, layers, step, tmp_path):
     found = findings(cls, tmp_path, every_n_train_steps=1)
     assert (found[0].kind, [*found[0].layers]) == (kind, layers)
+    assert len(found) == 1 + (cls is LeftOutAndUnused)
     # Ten steps must agree.
     assert found[0].step == (0 if step == 0 else 9)
 
@@ -205,7 +206,8 @@ def test_where_the_gradient_stops(tmp_path):
 
 
 def test_why_nothing_moves(tmp_path):
-    for cls, cause in ((LossTimesZero, "exactly zero"), (NoRate, "The learning rate of all of them is 0")):
+    rate = "The learning rate of all of them is 0"
+    for cls, cause in ((LossTimesZero, "exactly zero"), (NoRate, rate), (FirstEpochWithoutRate, rate)):
         (found,) = findings(cls, tmp_path)
         assert cause in found.message
 

@@ -88,6 +88,8 @@ def _nothing_moves(scene: Scene) -> list[LayerFacts]:
     held = [layer for layer in trainable if layer.holders]
     if scene.steps < 1 or not held or any(layer.moved != 0 for layer in trainable):
         return []
+    if any(layer.is_coarse and layer.gradient is Gradient.SOME for layer in held):
+        return []  # `rounded_away` says more
     return trainable
 
 
@@ -138,7 +140,7 @@ def _only_decays(layer: LayerFacts, rounding: float) -> bool:
     return (
         layer.rotation <= rounding
         and layer.growth <= rounding
-        and all(holder.learning_rate > 0 for holder in layer.holders)
+        and not any(holder.learning_rate == 0 for holder in layer.holders)
     )
 
 
