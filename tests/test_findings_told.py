@@ -419,9 +419,7 @@ def test_summary_of_many_layers():
         "i": (math.nan, 0.01),  # 0.01
     }
     history = RWCHistory([*columns], [0, 1], [9, 19], np.array([*columns.values()]).T)
-    finding = Finding(
-        "no_gradient", ("c", "f"), 1, 19, "Layers 'c' and 'b.0' get 1e-3, e.g. nothing. Do it."
-    )
+    finding = Finding("no_gradient", ("c", "f"), 1, 19, "Layers 'c' and 'b.0' get 1e-3, e.g. nothing. Do it.")
     assert summary(history, [finding], ["frozen"]).splitlines() == [
         "Relative weight change: 2 measurements of 10 layers",
         "Finding 'no_gradient' at epoch 1, step 19, 'c' and 'f': Layers 'c' and 'b.0' get 1e-3, e.g. nothing.",
