@@ -26,7 +26,7 @@ from lightning_rwc.measure_tables import MeasureTables
 from lightning_rwc.plotting import curves, heatmap, to_image
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags
-from tests.helpers import events, images, net
+from tests.helpers import events, images, net, trainer
 
 STUCK = Finding("stuck", ("conv", "fc"), 0, 5, "Layers 'conv' and 'fc' do not move. Raise the learning rate.")
 DEAD = Finding("dead_units", ("conv",), 0, 5, "Half of the units of 'conv' are dead.")
