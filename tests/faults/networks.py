@@ -358,9 +358,10 @@ def mixture(kind):
 
 
 def _choose(scores):
-    weights = scores.softmax(-1)
-    expert = weights.detach().multinomial(1)
-    return weights.gather(1, expert).squeeze(1), expert.squeeze(1)
+    # Gumbel's trick: each expert is chosen with the probability that softmax gives it, also where scores are nan.
+    noise = torch.empty_like(scores).exponential_().log()
+    expert = (scores.detach() - noise).argmax(1)
+    return scores.softmax(-1).gather(1, expert[:, None]).squeeze(1), expert
 
 
 def _norm(channels):
