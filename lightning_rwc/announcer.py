@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.nn import Module
 
 from lightning_rwc.depth import depth_correlation
+from lightning_rwc.findings.summary import summary
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.loggers import LoggerOutput
 from lightning_rwc.metric import Measurement
@@ -58,7 +60,27 @@ class Announcer:
         self._next_picture = -math.inf
         self._warned: set[str] = set()
         self._foreign: set[str] = set()
+        self._told = 0
         self._output.restart()
+
+    def resume(self, recorder: Recorder) -> None:
+        """Tell no finding again that ``recorder`` has from a checkpoint. Call it after :meth:`restart`."""
+        self._told = len(recorder.findings)
+
+    def findings(self, trainer: Trainer, recorder: Recorder) -> None:
+        """Tell the findings of ``recorder`` that have not been told: to loggers that take text, and as a warning each.
+
+        :meth:`measurement` does so too.
+        """
+        findings, told = recorder.findings, self._told
+        # Before anything can fail, so that nothing is told twice.
+        self._told = len(findings)
+        if told == len(findings):
+            return
+        if trainer.is_global_zero and self._tags.findings not in self._foreign:
+            self._output.findings(trainer.loggers, self._tags.findings, findings, told)
+        for finding in findings[told:]:
+            rank_zero_warn(f"Relative weight change found {finding.kind!r}: {finding.message}")
 
     def measurement(self, trainer: Trainer, recorder: Recorder, measurement: Measurement | None) -> None:
         """Announce a measurement.
@@ -70,7 +92,7 @@ class Announcer:
 
         """
         history = recorder.history
-        self._warn_of_doubts(history, measurement)
+        self._warn_of_doubts(recorder, measurement)
         step = history.steps[-1]
         row, total = history.newest(), math.nan
         if measurement is not None and measurement.values:
@@ -85,7 +107,8 @@ class Announcer:
         for tags, table, _ in tables[1:]:
             scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
         pictures = [tag for tag, _ in self._plots(recorder)] if self._heatmap else []
-        self._find_foreign(trainer, [*scalars, *pictures, *map(self._tags.unit_values, recorder.units)])
+        texts = [self._tags.findings, *map(self._tags.unit_values, recorder.units)]
+        self._find_foreign(trainer, [*scalars, *pictures, *texts])
         scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         self._written |= zip(scalars, tensors, strict=True)
@@ -93,6 +116,7 @@ class Announcer:
         self._output.scalars(trainer.loggers, scalars, step)
         if trainer.is_global_zero and self._tags.epoch not in self._foreign:
             self._tell_tab(trainer, recorder, tables)
+        self.findings(trainer, recorder)
 
         fresh = len(history) - self._drawn
         if self._heatmap is True:
@@ -101,6 +125,14 @@ class Announcer:
             due = bool(self._heatmap) and fresh >= self._heatmap
         if due:
             self.pictures(trainer, recorder)
+
+    def summary(self, recorder: Recorder, module: Module) -> None:
+        """Say in a few lines what was found, and which layers changed most and least."""
+        if recorder.looks_for_findings and recorder.metric is not None and len(recorder.history):
+            with self._output.survive("the summary"):
+                layers = recorder.metric.tracked(module)
+                frozen = [layer for layer, found in layers.items() if not any(p.requires_grad for p in found.values())]
+                rank_zero_info(summary(recorder.history, recorder.findings, frozen))
 
     def _tell_tab(
         self, trainer: Trainer, recorder: Recorder, tables: Sequence[tuple[Tags, RWCHistory, Quantity]]
@@ -121,11 +153,16 @@ class Announcer:
             values = np.array([[*one.newest().values()] for one in pair], dtype=np.float32)
             self._output.units(trainer.loggers, tags.unit_values(layer), values, history.steps[-1])
 
-    def _warn_of_doubts(self, history: RWCHistory, measurement: Measurement | None) -> None:
+    def _warn_of_doubts(self, recorder: Recorder, measurement: Measurement | None) -> None:
         if measurement is None:
             return
-        step, values = history.steps[-1], measurement.values
-        if (layer := next((layer for layer, value in values.items() if math.isnan(value)), None)) is not None:
+        step, values = recorder.history.steps[-1], measurement.values
+        # Otherwise this is a finding.
+        told = any(finding.kind == "non_finite" for finding in recorder.findings)
+        if (
+            not told
+            and (layer := next((layer for layer, value in values.items() if math.isnan(value)), None)) is not None
+        ):
             failed = measurement.spans_ranks and all(map(math.isnan, values.values()))
             other = ", or another rank failed to measure it" if failed else ""
             self._warn_once(
@@ -173,8 +210,10 @@ class Announcer:
 
     def _plots(self, recorder: Recorder) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
         for tags, table, quantity in self._tables(recorder):
-            yield tags.heatmap, partial(table.plot_heatmap, quantity)
-            yield tags.curves, partial(table.plot_curves, quantity, recorder.measures.expected(table))
+            findings = recorder.findings if tags in (self._tags, self._tags.measure(_ROTATION.name)) else ()
+            yield tags.heatmap, partial(table.plot_heatmap, quantity, findings=findings)
+            expected = recorder.measures.expected(table)
+            yield tags.curves, partial(table.plot_curves, quantity, expected, findings=findings)
         for layer, table in recorder.units.items():
             yield self._tags.unit_change(layer), table.plot_units
             rotations = recorder.unit_rotations[layer]

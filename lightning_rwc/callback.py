@@ -203,7 +203,7 @@ class RWCCallback(Callback):
     @property
     def findings(self) -> list[Finding]:
         """What is wrong, oldest finding first."""
-        return self._recorder.findings.found
+        return self._recorder.findings
 
     @property
     def _prefixes(self) -> list[str]:
@@ -278,6 +278,7 @@ class RWCCallback(Callback):
         due = self._cadence.batch_ended(trainer.global_step, logged_step(trainer))
         if stepped:
             self._recorder.batch_ended(pl_module, self._cadence, trainer.optimizers)
+            self._announcer.findings(trainer, self._recorder)
         if due:
             self._measure(trainer, pl_module)
 
@@ -290,6 +291,7 @@ class RWCCallback(Callback):
     @override
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._announcer.pictures(trainer, self._recorder)
+        self._announcer.summary(self._recorder, pl_module)
 
     @override
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -406,6 +408,7 @@ class RWCCallback(Callback):
             self._keep_initial(trainer)
             return
         self._recorder.load_state_dict(state)
+        self._announcer.resume(self._recorder)
         if state["settings"]["units"] != self._settings()["units"]:
             # Their columns may be other units.
             self._recorder.forget_units()

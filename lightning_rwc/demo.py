@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_rwc.callback import RWCCallback
 from lightning_rwc.experiments.data import load_images
+from lightning_rwc.findings import Finding
 from lightning_rwc.history import RWCHistory
 
 _MOST_IMAGES = 10_000  # two CPU cores then finish within a minute
@@ -23,6 +24,7 @@ class DemoResult(NamedTuple):
     """What a demo run produces."""
 
     history: RWCHistory
+    findings: list[Finding]
     accuracy: float
     log_dir: Path
     files: list[Path]
@@ -96,10 +98,11 @@ def run_demo(data: str, data_dir: Path, epochs: int, log_dir: Path) -> DemoResul
 
     run = Path(logger.log_dir)
     files = [run / name for name in ("rwc_heatmap.png", "rwc_curves.png", "rwc_history.csv")]
-    callback.history.plot_heatmap().savefig(files[0])
-    callback.history.plot_curves().savefig(files[1])
-    callback.history.save(files[2])
-    return DemoResult(callback.history, float(trainer.callback_metrics["val_accuracy"]), run, files)
+    history, findings = callback.history, callback.findings
+    history.plot_heatmap(findings=findings).savefig(files[0])
+    history.plot_curves(findings=findings).savefig(files[1])
+    history.save(files[2])
+    return DemoResult(history, findings, float(trainer.callback_metrics["val_accuracy"]), run, files)
 
 
 def demo_images(data: str, data_dir: Path) -> tuple[TensorDataset, TensorDataset]:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+    from lightning_rwc.findings.finding import Finding
+
 
 class RWCHistory:
     """Every measurement of a run.
@@ -216,11 +218,13 @@ class RWCHistory:
         names = ("layers", "epochs", "steps", "values", "standard_errors")
         return cls(**{name: state[name] for name in names if name in state})
 
-    def plot_heatmap(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
+    def plot_heatmap(
+        self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE, *, findings: "Sequence[Finding]" = ()
+    ) -> "Figure":
         """Draw layers × measurements, see :func:`~lightning_rwc.plotting.heatmap`."""
         from lightning_rwc.plotting import heatmap
 
-        return heatmap(self.values, self.layers, self.epochs, self.steps, quantity)
+        return heatmap(self.values, self.layers, self.epochs, self.steps, quantity, findings=findings)
 
     def plot_units(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
         """Draw units × measurements, the most active unit at the top, see :func:`~lightning_rwc.plotting.unit_heatmap`.
@@ -232,12 +236,17 @@ class RWCHistory:
         return unit_heatmap(self.values, self.layers, self.epochs, self.steps, quantity)
 
     def plot_curves(
-        self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE, expected: npt.NDArray[np.float64] | None = None
+        self,
+        quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+        expected: npt.NDArray[np.float64] | None = None,
+        *,
+        findings: "Sequence[Finding]" = (),
     ) -> "Figure":
         """Draw every layer's curve in one chart, see :func:`~lightning_rwc.plotting.curves`."""
         from lightning_rwc.plotting import curves
 
-        return curves(self.values, self.layers, self.epochs, self.steps, quantity, expected=expected)
+        table = self.values, self.layers, self.epochs, self.steps
+        return curves(*table, quantity, expected=expected, findings=findings)
 
 
 def _table(argument: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float64]:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Write scalars and pictures to every kind of Lightning logger."""
+"""Write scalars, pictures and findings to every kind of Lightning logger."""
 
 import posixpath
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias, cast
+from typing import IO, Any, TypeAlias, cast
 
 import fsspec
 import numpy as np
@@ -14,12 +14,15 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image as PILImage
 
+from lightning_rwc.findings.finding import Finding, listing
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags
 from lightning_rwc.trainer_state import class_names
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
 PictureWriter: TypeAlias = Callable[[Any, str, Picture, int], None]
+# A function of the logger, the tag, all findings so far, and how many of them it was told before.
+FindingsWriter: TypeAlias = Callable[[Any, str, Sequence[Finding], int], None]
 
 _MLFLOW_KEY = 250
 _NAMES_IN_WARNING = 3
@@ -74,7 +77,7 @@ class LoggerOutput:
         """Those of ``loggers`` that can show a picture. The others are named once, in a message."""
         able = []
         for logger in loggers:
-            if _supported(logger) is not None:
+            if _supported(logger, _PICTURE_WRITERS) is not None:
                 able.append(logger)
             elif _class_name(logger) != "DummyLogger" and self._first(f"pictures to {_class_name(logger)}"):
                 rank_zero_info(
@@ -94,11 +97,27 @@ class LoggerOutput:
 
         """
         for logger in loggers:
-            name = _supported(logger)
+            name = _supported(logger, _PICTURE_WRITERS)
             if name is not None:
                 for tag, picture in pictures.items():
                     with self.survive(f"logging pictures to {_class_name(logger)}"):
                         _PICTURE_WRITERS[name](logger, tag, picture, step)
+
+    def findings(self, loggers: Iterable[Logger], tag: str, findings: Sequence[Finding], told: int) -> None:
+        """Write findings to loggers that take text.
+
+        Args:
+            loggers: the loggers.
+            tag: the tag.
+            findings: all findings so far, oldest first.
+            told: how many of them were written before.
+
+        """
+        for logger in loggers:
+            name = _supported(logger, _FINDINGS_WRITERS)
+            if name is not None:
+                with self.survive(f"logging findings to {_class_name(logger)}"):
+                    _FINDINGS_WRITERS[name](logger, tag, findings, told)
 
     def contents(
         self,
@@ -210,13 +229,20 @@ def _tensorboard(logger: Any, tag: str, picture: Picture, step: int) -> None:
 
 
 def _csv(logger: Any, tag: str, picture: Picture, step: int) -> None:
-    # Each picture has all measurements so far, so the newest replaces the one before. The folder may be remote.
+    # Each picture has all measurements so far, so the newest replaces the one before.
+    with _beside_metrics(logger, tag, "png") as file:
+        PILImage.fromarray(picture).save(file, format="PNG")
+
+
+@contextmanager
+def _beside_metrics(logger: Any, tag: str, suffix: str) -> Iterator[IO[bytes]]:
+    # The folder may be remote.
     files, folder = fsspec.core.url_to_fs(logger.log_dir)
     files.makedirs(folder, exist_ok=True)
     prefix, _, kind = _with_prefix(logger, tag).rpartition("/")
     name = prefix.replace("%", "%25").replace("/", "%2F")  # `a/b` and `a_b` may both exist
-    with files.open(f"{folder}/{name}_{kind}.png", "wb") as file:
-        PILImage.fromarray(picture).save(file, format="PNG")
+    with files.open(f"{folder}/{name}_{kind}.{suffix}", "wb") as file:
+        yield file
 
 
 def _wandb(logger: Any, tag: str, picture: Picture, step: int) -> None:
@@ -224,16 +250,22 @@ def _wandb(logger: Any, tag: str, picture: Picture, step: int) -> None:
 
 
 def _mlflow(logger: Any, tag: str, picture: Picture, step: int) -> None:
-    key = re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", _with_prefix(logger, tag))  # all that MLflow takes
-    logger.experiment.log_image(logger.run_id, picture, key=key, step=step)
+    logger.experiment.log_image(logger.run_id, picture, key=_mlflow_key(logger, tag), step=step)
+
+
+def _mlflow_key(logger: Any, tag: str) -> str:
+    return re.sub(r"[^a-zA-Z0-9_\-./ ]", "_", _with_prefix(logger, tag))  # all that MLflow takes
 
 
 def _comet(logger: Any, tag: str, picture: Picture, step: int) -> None:
+    # Comet rescales the values of an array, but not those of a PIL image.
+    logger.experiment.log_image(PILImage.fromarray(picture), name=_comet_name(logger, tag), step=step)
+
+
+def _comet_name(logger: Any, tag: str) -> str:
     # Comet, not Lightning, joins the prefix of a scalar to its name.
     prefix = getattr(logger, "_prefix", None)
-    name = tag if prefix is None else f"{prefix}_{tag}"
-    # Comet rescales the values of an array, but not those of a PIL image.
-    logger.experiment.log_image(PILImage.fromarray(picture), name=name, step=step)
+    return tag if prefix is None else f"{prefix}_{tag}"
 
 
 def _lit(logger: Any, tag: str, picture: Picture, step: int) -> None:
@@ -252,8 +284,68 @@ _PICTURE_WRITERS: dict[str, PictureWriter] = {
 }
 
 
-def _supported(logger: Logger) -> str | None:
-    return next((c.__name__ for c in type(logger).__mro__ if c.__name__ in _PICTURE_WRITERS), None)
+def _findings_to_tensorboard(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:
+    for step, text in _by_step(findings, told):
+        logger.experiment.add_text(_with_prefix(logger, tag), text, step)
+
+
+def _findings_to_csv(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:
+    with _beside_metrics(logger, tag, "md") as file:
+        file.write(_markdown(findings).encode())
+
+
+def _findings_to_wandb(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:
+    # Its pages show the newest table, so this has all findings.
+    rows = [[one.epoch, one.step, one.kind, _layers(one), one.message] for one in findings]
+    logger.log_text(tag, columns=["epoch", "step", "kind", "layers", "message"], data=rows, step=findings[-1].step)
+
+
+def _findings_to_mlflow(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:
+    logger.experiment.log_text(logger.run_id, _markdown(findings), f"{_mlflow_key(logger, tag)}.md")
+
+
+def _findings_to_comet(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:
+    for step, text in _by_step(findings, told):
+        logger.experiment.log_text(text, step=step, metadata={"name": _comet_name(logger, tag)})
+
+
+def _findings_to_lit(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:
+    from litlogger import Text
+
+    for step, text in _by_step(findings, told):
+        logger.experiment[_with_prefix(logger, tag)].append(Text(text), step=step)
+
+
+def _by_step(findings: Sequence[Finding], told: int) -> Iterator[tuple[int, str]]:
+    # TensorBoard shows the last text of a step only, so a text has what was told at its step before.
+    for step in dict.fromkeys(finding.step for finding in findings[told:]):
+        yield step, _markdown([finding for finding in findings if finding.step == step])
+
+
+def _markdown(findings: Iterable[Finding]) -> str:
+    texts = []
+    for one in findings:
+        about = [f"**{one.kind}**", _layers(one), f"epoch {one.epoch}, step {one.step}"]
+        texts.append(f"{' · '.join(filter(None, about))}\n\n{one.message}\n")
+    return "\n".join(texts)
+
+
+def _layers(finding: Finding) -> str:
+    return listing(finding.layers) if finding.layers else ""
+
+
+_FINDINGS_WRITERS: dict[str, FindingsWriter] = {
+    "TensorBoardLogger": _findings_to_tensorboard,
+    "CSVLogger": _findings_to_csv,
+    "WandbLogger": _findings_to_wandb,
+    "MLFlowLogger": _findings_to_mlflow,
+    "CometLogger": _findings_to_comet,
+    "LitLogger": _findings_to_lit,
+}
+
+
+def _supported(logger: Logger, writers: Iterable[str]) -> str | None:
+    return next((c.__name__ for c in type(logger).__mro__ if c.__name__ in writers), None)
 
 
 def _class_name(logger: Logger) -> str:

@@ -2,7 +2,7 @@
 """Pictures of a history: a heatmap and a chart of curves, as matplotlib figures without pyplot's global state."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,12 @@ from matplotlib.ticker import FixedFormatter, FixedLocator, FuncFormatter, LogLo
 from PIL import Image
 
 from lightning_rwc.activity import by_activity, spread
+from lightning_rwc.findings.marks import FINDING, MARK, concerned, mark_columns, mark_rows, shown_at
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.row_names import RowNames, short, text_width
+
+if TYPE_CHECKING:
+    from lightning_rwc.findings.finding import Finding
 
 Table = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.intp]
@@ -49,6 +53,8 @@ def heatmap(
     epochs: Sequence[int],
     steps: Sequence[int],
     quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+    *,
+    findings: "Sequence[Finding]" = (),
 ) -> Figure:
     """Draw layers × measurements: definition order from top to bottom, time from left to right, logarithmic colour.
 
@@ -63,12 +69,15 @@ def heatmap(
         epochs: the epoch of each measurement. It is the x axis if no epoch has two measurements.
         steps: the step of each measurement. It is the x axis otherwise.
         quantity: what the values are.
+        findings: each has a triangle above its measurement, or above the next one that is drawn. Triangles beside the
+            names point at the rows of its layers, unless it is about all of them.
 
     Raises:
         ValueError: if there is no measurement.
 
     """
-    return _heatmap(values, layers, epochs, steps, quantity, most_names=_MAX_ROWS, label="layer, in definition order")
+    label = "layer, in definition order"
+    return _heatmap(values, layers, epochs, steps, quantity, most_names=_MAX_ROWS, label=label, findings=findings)
 
 
 def unit_heatmap(
@@ -112,6 +121,7 @@ def _heatmap(
     *,
     most_names: int,
     label: str,
+    findings: "Sequence[Finding]" = (),
 ) -> Figure:
     columns, times, time_label = _times(values, epochs, steps, most=_MAX_COLUMNS)
     cells = values[columns].T
@@ -120,7 +130,10 @@ def _heatmap(
 
     row_height = float(np.clip(5 / max(len(named), 1), 0.11, 0.4).round(2))
     font_size = min(9.0, row_height * 72 * 0.82)
-    figure, axes = _figure(height=max(row_height * len(named), 2.0), left=0.5 + text_width(names, font_size), right=1.2)
+    marked = concerned(findings, rows)
+    gutter = MARK if marked.size else 0
+    left = 0.5 + text_width(names, font_size) + gutter / 72
+    figure, axes = _figure(height=max(row_height * len(named), 2.0), left=left, right=1.2)
     cmap, norm = _SIGNED_CMAP if quantity.signed else _CMAP, _colour_norm(cells, quantity)
     x, y = (np.arange(count + 1) - 0.5 for count in cells.shape[::-1])
     image = PcolorImage(axes, x, y, _colours(cells, norm, cmap))
@@ -128,12 +141,13 @@ def _heatmap(
     axes.add_image(image)
     axes.tick_params(axis="y", length=0, labelsize=font_size)
     axes.yaxis.set(major_locator=FixedLocator(named.tolist()), major_formatter=FixedFormatter(names), visible=False)
-    figure.add_artist(RowNames(axes, font_size))
+    figure.add_artist(RowNames(axes, font_size, gutter))
     figure.text(0.2 / figure.get_figwidth(), 0.5, label, rotation=90, va="center", ha="center")
     ticks = _round_times(times)
     axes.set_xticks(np.interp(ticks, times, np.arange(len(columns))), [f"{tick:g}" for tick in ticks])
     axes.set_xlabel(time_label)
-    _mark_special(axes, cells, quantity)
+    mark_rows(axes, marked, min(MARK, 0.9 * 72 * row_height))
+    _mark_special(axes, cells, quantity, mark_columns(axes, shown_at(findings, epochs, steps, columns)))
     bar = _colour_bar(axes, norm, cmap, _axis_label(quantity))
     if not quantity.linear:
         log_ticks(bar.yaxis, *bar.get_ylim())
@@ -148,6 +162,7 @@ def curves(
     quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
     *,
     expected: Table | None = None,
+    findings: "Sequence[Finding]" = (),
 ) -> Figure:
     """Draw each layer's curve in one chart, coloured by depth, on a logarithmic axis.
 
@@ -163,6 +178,8 @@ def curves(
         quantity: what the values are.
         expected: positive values of the same shape that curves should settle at. They are dashed lines: one if all
             layers have the same.
+        findings: each has a triangle above its measurement, or above the next one that is drawn, and a dotted line.
+            Triangles point at its layers in the legend or beside the colour bar, unless it is about all of them.
 
     Raises:
         ValueError: if there is no measurement.
@@ -174,8 +191,8 @@ def curves(
     targets = np.empty((len(columns), 0)) if expected is None else _distinct(expected[columns][:, rows])
     depth = Normalize(0, max(len(layers) - 1, 1))
     colours = _CMAP(depth(rows))
-    listed = range(len(rows)) if len(rows) <= _LEGEND_LAYERS else spread(len(rows), 6)
-    figure, axes = _figure(height=3.4, left=0.9, right=0.6 + max(text_width([names[i] for i in listed], 8), 0.9))
+    widest = text_width([names[row] for row in _listed(len(rows))], 8)
+    figure, axes = _figure(height=3.4, left=0.9, right=0.6 + max(widest, 0.9))
     axes.set_xlabel(time_label)
     axes.set_ylabel(_axis_label(quantity))
     axes.grid(alpha=0.3)
@@ -200,7 +217,7 @@ def curves(
     axes.add_collection(LineCollection(list(lines), colors=colours, linewidths=1.3 if len(rows) <= 40 else 0.8))
     if len(values) <= 30 and values.size <= 1000:
         _points(axes, x, values, drawable, colours, marker="o", s=10)
-    special = []
+    special = mark_columns(axes, times[shown_at(findings, epochs, steps, columns)], lines=True)
     if targets.size:
         dashed: dict[str, Any] = {"color": "0.25", "linestyle": "--", "linewidth": 1.0}
         axes.plot(times, targets, **dashed)
@@ -216,14 +233,29 @@ def curves(
             special.append(Line2D([], [], color="0.35", marker=marker, linestyle="", label=label))
 
     _legend(axes, special, above=True)
-    if len(rows) <= _LEGEND_LAYERS:
-        _legend(axes, [Line2D([], [], color=c, label=name) for c, name in zip(colours, names, strict=True)])
-    else:
-        bar = _colour_bar(axes, depth, _CMAP, "")
-        bar.text(0, 1.02, "depth", transform=bar.transAxes, fontsize=9)
-        bar.set_yticks(rows[listed], [names[i] for i in listed], fontsize=8, parse_math=False)
-        bar.invert_yaxis()
+    _name_curves(axes, rows, names, depth, concerned(findings, layers))
     return figure
+
+
+def _listed(count: int) -> Indices:
+    return spread(count, count if count <= _LEGEND_LAYERS else 6)
+
+
+def _name_curves(axes: Axes, rows: Indices, names: Sequence[str], depth: Normalize, marked: Indices) -> None:
+    """Name all curves in a legend, or some beside a colour bar."""
+    listed = _listed(len(rows))
+    if len(listed) == len(rows):
+        lines = [Line2D([], [], color=_CMAP(depth(row)), label=name) for row, name in zip(rows, names, strict=True)]
+        for line, row in zip(lines, rows, strict=True):
+            if row in marked:
+                line.set(marker=">", markersize=MARK, markerfacecolor="black", markeredgecolor="black")
+        _legend(axes, lines)
+        return
+    bar = _colour_bar(axes, depth, _CMAP, "")
+    bar.text(0, 1.02, "depth", transform=bar.transAxes, fontsize=9)
+    bar.set_yticks(rows[listed], [names[i] for i in listed], fontsize=8, parse_math=False)
+    bar.invert_yaxis()
+    mark_rows(bar, marked, MARK)
 
 
 def to_image(figure: Figure) -> npt.NDArray[np.uint8]:
@@ -311,10 +343,10 @@ def _colours(cells: Table, norm: Normalize, cmap: Colormap) -> npt.NDArray[np.ui
     return np.asarray(image)
 
 
-def _mark_special(axes: Axes, cells: Table, quantity: Quantity) -> None:
+def _mark_special(axes: Axes, cells: Table, quantity: Quantity, entries: Sequence[Patch | Line2D]) -> None:
+    entries = [*entries]
     box = axes.get_window_extent()
     size = 0.45 * 72 / _DPI * min(box.height / max(cells.shape[0], 1), box.width / max(cells.shape[1], 1))
-    entries = []
     for mask, colour, marker, label in (
         ((cells == 0) & (not quantity.linear), _ZERO, None, quantity.zero),
         (np.isinf(cells), _INFINITE, r"$\infty$", quantity.infinite),
@@ -335,6 +367,7 @@ def _points(axes: Axes, x: Table, y: Table, mask: npt.NDArray[np.bool_], colours
 def _legend(axes: Axes, entries: Sequence[Patch | Line2D], above: bool = False) -> None:
     if not entries:
         return
+    pad = 0.5 if not above or FINDING not in [entry.get_label() for entry in entries] else 1.3  # in font sizes
     # Texts are set later, because a legend omits labels that begin with an underscore, and layers' names may.
     legend = Legend(
         axes,
@@ -343,6 +376,7 @@ def _legend(axes: Axes, entries: Sequence[Patch | Line2D], above: bool = False) 
         loc="lower right" if above else "upper left",
         bbox_to_anchor=(1, 1) if above else (1.01, 1),
         ncols=len(entries) if above else 1,
+        borderaxespad=pad,
         frameon=False,
         fontsize=8,
     )

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast
+from lightning_rwc.findings.finding import Finding
 from lightning_rwc.findings.findings import Findings, Moment
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.interrupts import signals_held
@@ -34,7 +35,7 @@ class Recorder:
 
     def __init__(self, measures: Sequence[str | Measure], looks_for_findings: bool) -> None:
         self.measures = MeasureTables(measures)
-        self._looks_for_findings = looks_for_findings
+        self.looks_for_findings = looks_for_findings
         self.restart()
 
     def restart(self) -> None:
@@ -47,17 +48,21 @@ class Recorder:
         """Layer to the rotations of its units."""
         self.forecast: EquilibriumForecast | None = None
         """Follows the optimizers, if rotations are compared with a prediction."""
-        self.findings = Findings()
-        """What is wrong."""
+        self._observer = Findings()
         self.metric: RelativeWeightChange | None = None
         """What measures relative weight change, or None if nothing can be measured."""
         self._warned: set[str] = set()
 
+    @property
+    def findings(self) -> list[Finding]:
+        """What is wrong, oldest finding first."""
+        return self._observer.found
+
     def batch_ended(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> None:
         """Look at gradients after a batch with an optimizer step, if there is a reason to."""
-        if self._looks_for_findings and self.metric is not None and self.findings.watches:
+        if self.looks_for_findings and self.metric is not None and self._observer.watches:
             try:
-                self.findings.batch_ended(self.metric.tracked(module), optimizers, cadence.epoch, cadence.step)
+                self._observer.batch_ended(self.metric.tracked(module), optimizers, cadence.epoch, cadence.step)
             except Exception as error:
                 self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
 
@@ -79,11 +84,11 @@ class Recorder:
         metric = self.metric
         assert metric is not None
         measurement = self._measure(metric, module, cadence)
-        if measurement is not None and self._looks_for_findings:
+        if measurement is not None and self.looks_for_findings:
             try:
                 initial = metric.relative_to == "initial"
                 moment = Moment(cadence.epoch, cadence.step, metric.steps, initial, metric.is_sampled)
-                self.findings.observe(measurement, metric.tracked(module), optimizers, moment)
+                self._observer.observe(measurement, metric.tracked(module), optimizers, moment)
             except Exception as error:
                 self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
         return measurement
@@ -137,7 +142,7 @@ class Recorder:
     def _fill_row(self, metric: RelativeWeightChange, module: Module) -> Measurement:
         movements = self.measures.movements
         needed = ["rotation"] if self.measures.has_equilibrium else []
-        needed += ["rotation", "radial", "moved"] if self._looks_for_findings else []
+        needed += ["rotation", "radial", "moved"] if self.looks_for_findings else []
         measurement = metric.fetch([*dict.fromkeys([*movements, *needed])])
         self.history.amend(measurement.values, measurement.standard_errors)
         self.measures.amend({name: measurement.movements[name] for name in movements})
@@ -178,7 +183,7 @@ class Recorder:
             "measures": self.measures.state_dict(),
             "units": {layer: table.state_dict() for layer, table in self.units.items()},
             "unit_rotations": {layer: table.state_dict() for layer, table in self.unit_rotations.items()},
-            "findings": self.findings.state_dict(),
+            "findings": self._observer.state_dict(),
             "forecast": self.forecast.state_dict() if self.forecast is not None else None,
         }
 
@@ -192,7 +197,7 @@ class Recorder:
         )
         if self.forecast is not None:
             self.forecast.load_state_dict(state["forecast"])
-        self.findings.load_state_dict(state["findings"])
+        self._observer.load_state_dict(state["findings"])
 
 
 def _ratios(rotations: Readings, layers: Layers, forecast: EquilibriumForecast) -> Readings:

@@ -23,18 +23,21 @@ _PARTS = re.compile(r"[^.]*\.|[^.]+")
 class RowNames(Artist):
     """Draws the labels of the hidden y axis of ``axes``, each next to its row.
 
+    Between names and rows half the font size remains free, and ``gutter`` points more.
+
     Matplotlib takes milliseconds for a label. Pillow takes about a tenth of a millisecond here, because each part
     that names share is drawn only once. Its output also compresses better. Vector files get text that can be searched.
     """
 
-    def __init__(self, axes: Axes, font_size: float) -> None:
+    def __init__(self, axes: Axes, font_size: float, gutter: float = 0) -> None:
         super().__init__()
-        self._rows, self._font_size = axes, font_size
+        self._rows, self._font_size, self._gutter = axes, font_size, gutter
 
     def draw(self, renderer: RendererBase) -> None:
         """Draw the names with ``renderer``."""
         box, axis, size = self._rows.bbox, self._rows.yaxis, self._font_size / 72 * self._rows.figure.dpi
-        x, rows = box.x0 - size / 2, axis.get_majorticklocs().tolist()
+        x = box.x0 - size / 2 - self._gutter / 72 * self._rows.figure.dpi
+        rows = axis.get_majorticklocs().tolist()
         heights = self._rows.transData.transform([(0, row) for row in rows])[:, 1]
         labels = zip(heights, axis.get_major_formatter().format_ticks(rows), strict=True)
         names = [(y, name) for y, name in labels if box.y0 <= y <= box.y1]

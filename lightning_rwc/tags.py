@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
-_LIKE_A_PICTURE = re.compile(r"(heatmap|curves)_*")
+# TensorBoard's writer adds the second part to the tag of a text.
+_LIKE_OURS = re.compile(r"(heatmap|curves|findings(/text_summary)?)_*")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Tags:
     ``{prefix}_summary/units/{layer}``       tensor   change and rotation of each unit of a layer, for that tab only
     ``{prefix}/heatmap``                     image    layers × measurements, every measurement so far
     ``{prefix}/curves``                      image    every layer's curve in one chart, coloured by depth
+    ``{prefix}/findings``                    text     what is wrong with the training, in words
     ``{prefix}_{measure}/{layer}``           scalar   a further measure of one layer
     ``{prefix}_{measure}/heatmap``           image    the heatmap of a further measure
     ``{prefix}_{measure}/curves``            image    the curves of a further measure
@@ -31,7 +33,7 @@ class Tags:
     ``{prefix}_units/{layer}/rotation``      image    the rotations of the same units
     ======================================== ======== ===========================================================
 
-    A layer that is itself named ``heatmap`` or ``curves`` gets another tag: see :meth:`layer`.
+    A layer that is itself named ``heatmap``, ``curves`` or ``findings`` gets another tag: see :meth:`layer`.
 
     Args:
         prefix: what the tags start with.
@@ -51,15 +53,16 @@ class Tags:
     def layer(self, name: str) -> str:
         """The scalar tag of the layer ``name``.
 
-        A name that is ``heatmap`` or ``curves``, or one of them followed by underscores, gets one more underscore. So
-        no layer has the tag of a picture, and no two layers have the same tag.
+        A name that is ``heatmap``, ``curves`` or ``findings``, or one of them followed by underscores, gets one more
+        underscore. So does ``findings/text_summary``, which is what TensorBoard makes of the tag of findings. So no
+        layer has the tag of a picture or of a text, and no two layers have the same tag.
 
         Example:
             >>> [Tags("rwc").layer(name) for name in ("fc", "heatmap", "heatmap_")]
             ['rwc/fc', 'rwc/heatmap_', 'rwc/heatmap__']
 
         """
-        return f"{self.prefix}/{name}{'_' if _LIKE_A_PICTURE.fullmatch(name) else ''}"
+        return f"{self.prefix}/{name}{'_' if _LIKE_OURS.fullmatch(name) else ''}"
 
     def measure(self, name: str) -> "Tags":
         """The tags of the further measure ``name``."""
@@ -117,6 +120,11 @@ class Tags:
     def curves(self) -> str:
         """The image tag of the chart of all curves."""
         return f"{self.prefix}/curves"
+
+    @property
+    def findings(self) -> str:
+        """The text tag of the findings."""
+        return f"{self.prefix}/findings"
 
     @property
     def roots(self) -> tuple[str, str]:

@@ -37,7 +37,10 @@ class Rule(NamedTuple):
     kind: str
     suspects: Callable[[Scene], list[LayerFacts]]
     """The layers to which it applies at one measurement."""
-    message: Callable[[Scene, list[LayerFacts]], str]
+    message: Callable[[Scene, list[LayerFacts], int], str]
+    """Of the scene, the layers to tell of, and for how many steps it has applied to them."""
+    once: bool = False
+    """Whether later layers say nothing new."""
     patience: int = 1
     """For how many optimizer steps in a row it must apply before it is told."""
 
@@ -47,12 +50,13 @@ def _non_finite(scene: Scene) -> list[LayerFacts]:
     return [] if scene.spans_ranks and len(found) == len(scene.layers) else found
 
 
-def _non_finite_message(scene: Scene, found: list[LayerFacts]) -> str:
+def _non_finite_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
     others = "" if len(found) < len(scene.layers) else " By now no layer is finite."
     return (
-        f"{listing(_names(found))} {_have(found)} a weight that is nan, infinite or too large to sum. The first of "
-        f"them in depth is {found[0].name!r}.{others} Lower the learning rate, clip gradients, or look for a division "
-        "by zero or a logarithm of zero in the loss. `every_n_train_steps=1` shows which layer is the first."
+        f"{listing(_names(found))} {_one_or_more(found, 'has', 'have')} a weight that is nan, infinite or too large "
+        f"to sum. The first of them in depth is {found[0].name!r}.{others} Lower the learning rate, clip gradients, "
+        "or look for a division by zero or a logarithm of zero in the loss. `every_n_train_steps=1` shows which layer "
+        "is the first."
     )
 
 
@@ -62,14 +66,20 @@ def _not_in_optimizer(scene: Scene) -> list[LayerFacts]:
     return [layer for layer in scene.layers if layer.is_held_by_nobody and layer.moved == 0]
 
 
-def _not_in_optimizer_message(scene: Scene, found: list[LayerFacts]) -> str:
-    still = " They do not move." if all(layer.moved == 0 for layer in found) else ""
-    gradients = " They get gradients, which nobody uses." if _all(found, Gradient.SOME) else ""
+def _not_in_optimizer_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
+    still = (
+        f" {_one_or_more(found, 'It does', 'They do')} not move." if all(layer.moved == 0 for layer in found) else ""
+    )
+    gradients = (
+        f" {_one_or_more(found, 'It gets', 'They get')} gradients, which nobody uses."
+        if _all(found, Gradient.SOME)
+        else ""
+    )
     return (
-        f"{listing(_names(found))} {_require(found)} gradients, but no optimizer of the Trainer has their parameters."
-        f"{still}{gradients} Pass these parameters to the optimizer in `configure_optimizers`. Make sure that "
-        "it is built from the parameters of the model that trains, not from a copy. If they should stay as they are, "
-        "call `requires_grad_(False)` on them."
+        f"{listing(_names(found))} {_one_or_more(found, 'requires', 'require')} gradients, but no optimizer of the "
+        f"Trainer has {_one_or_more(found, 'its', 'their')} parameters.{still}{gradients} Pass these parameters to "
+        "the optimizer in `configure_optimizers`. Make sure that it is built from the parameters of the model that "
+        "trains, not from a copy. If they should stay as they are, call `requires_grad_(False)` on them."
     )
 
 
@@ -81,7 +91,7 @@ def _nothing_moves(scene: Scene) -> list[LayerFacts]:
     return trainable
 
 
-def _nothing_moves_message(scene: Scene, found: list[LayerFacts]) -> str:
+def _nothing_moves_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
     held = [layer for layer in found if layer.holders]
     rates = {holder.learning_rate for layer in held for holder in layer.holders}
     if rates == {0.0}:
@@ -106,9 +116,7 @@ def _nothing_moves_message(scene: Scene, found: list[LayerFacts]) -> str:
             "They have gradients and a learning rate. So each update is too small for the number format of the "
             "weights, or the optimizer does not apply it. Raise the learning rate, or keep weights in float32."
         )
-    return (
-        f"{scene.steps} optimizer steps were taken, and no tracked weight that requires gradients has changed. {cause}"
-    )
+    return f"{steps} optimizer steps were taken, and no tracked weight that requires gradients has changed. {cause}"
 
 
 def _no_gradient(scene: Scene) -> list[LayerFacts]:
@@ -134,28 +142,34 @@ def _only_decays(layer: LayerFacts, rounding: float) -> bool:
     )
 
 
-def _no_gradient_message(scene: Scene, found: list[LayerFacts]) -> str:
-    decays = any(layer.moved > 0 for layer in found)
-    moves = "have changed only by weight decay" if decays else "have not changed"
+def _no_gradient_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
+    have = _one_or_more(found, "has", "have")
+    moves = f"{have} changed only by weight decay" if any(layer.moved > 0 for layer in found) else f"{have} not changed"
     learning = [layer for layer in scene.layers if layer.is_held and layer not in found]
     trainable = [layer for layer in scene.layers if layer.is_held]
-    where = ""
+    whose, where = _one_or_more(found, "Its", "Their"), ""
     if learning and trainable[: len(found)] == found:
         where = (
             f" No gradient gets past {found[-1].name!r} or the step behind it: the first layer that learns is "
             f"{learning[0].name!r}."
         )
-    if _all(found, Gradient.MISSING):
+    if not any(layer.gradient is Gradient.SOME for layer in learning):
+        # Gradients have been cleared, or cannot be seen here.
         cause = (
-            "Their gradient is missing: look for a `detach()`, a `torch.no_grad()`, or a layer that `forward` does not "
-            "use."
+            "Look for units that never fire, a factor that is zero, a `detach()`, a `torch.no_grad()`, or a layer that "
+            "`forward` does not use."
+        )
+    elif _all(found, Gradient.MISSING):
+        cause = (
+            f"{whose} gradient is missing: look for a `detach()`, a `torch.no_grad()`, or a layer that `forward` does "
+            "not use."
         )
     else:
         cause = (
-            "Their gradient is zero: look for units that never fire, a factor that is zero, or two layers in a row "
+            f"{whose} gradient is zero: look for units that never fire, a factor that is zero, or two layers in a row "
             "that start at zero."
         )
-    return f"{listing(_names(found))} {moves} in {scene.steps} steps, while other layers learn.{where} {cause}"
+    return f"{listing(_names(found))} {moves} in {steps} steps, while other layers learn.{where} {cause}"
 
 
 def _rounded_away(scene: Scene) -> list[LayerFacts]:
@@ -171,10 +185,10 @@ def _rounded_away(scene: Scene) -> list[LayerFacts]:
     ]
 
 
-def _rounded_away_message(scene: Scene, found: list[LayerFacts]) -> str:
+def _rounded_away_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
     most = max(layer.moved for layer in found)
     return (
-        f"At most {most:.1%} of the elements of {listing(_names(found))} have changed in {scene.steps} steps, "
+        f"At most {most:.1%} of the elements of {listing(_names(found))} have changed in {steps} steps, "
         "although ten times as many have a gradient. Their number format is too coarse for such small updates, which "
         "are rounded away. Keep the weights in float32 (`precision='bf16-mixed'`), raise the learning rate, or use an "
         "optimizer with stochastic rounding."
@@ -185,23 +199,19 @@ def _names(found: Sequence[LayerFacts]) -> list[str]:
     return [layer.name for layer in found]
 
 
-def _have(found: Sequence[LayerFacts]) -> str:
-    return "has" if len(found) == 1 else "have"
-
-
-def _require(found: Sequence[LayerFacts]) -> str:
-    return "requires" if len(found) == 1 else "require"
+def _one_or_more(found: Sequence[LayerFacts], one: str, more: str) -> str:
+    return one if len(found) == 1 else more
 
 
 def _all(found: Sequence[LayerFacts], gradient: Gradient) -> bool:
     return all(layer.gradient is gradient for layer in found)
 
 
-NOT_IN_OPTIMIZER = Rule("not_in_optimizer", _not_in_optimizer, _not_in_optimizer_message, PATIENCE)
+NOT_IN_OPTIMIZER = Rule("not_in_optimizer", _not_in_optimizer, _not_in_optimizer_message, patience=PATIENCE)
 CERTAIN = (
-    Rule("non_finite", _non_finite, _non_finite_message),
+    Rule("non_finite", _non_finite, _non_finite_message, once=True),
     NOT_IN_OPTIMIZER,
-    Rule("nothing_moves", _nothing_moves, _nothing_moves_message, PATIENCE),
-    Rule("no_gradient", _no_gradient, _no_gradient_message, PATIENCE),
-    Rule("rounded_away", _rounded_away, _rounded_away_message, PATIENCE),
+    Rule("nothing_moves", _nothing_moves, _nothing_moves_message, once=True, patience=PATIENCE),
+    Rule("no_gradient", _no_gradient, _no_gradient_message, patience=PATIENCE),
+    Rule("rounded_away", _rounded_away, _rounded_away_message, patience=PATIENCE),
 )

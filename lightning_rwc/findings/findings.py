@@ -62,7 +62,7 @@ class Findings:
             found = [one for one in facts if one.is_held_by_nobody and one.gradient is Gradient.SOME]
             if found:
                 scene = Scene(facts, 0, True, False, False, ())
-                self._tell(NOT_IN_OPTIMIZER, scene, found, epoch, step)
+                self._tell(NOT_IN_OPTIMIZER, scene, found, 1, epoch, step)
         if self._quiet:
             self._quiet = {
                 layer: batches + 1
@@ -88,12 +88,16 @@ class Findings:
         for rule in CERTAIN:
             suspects, before = rule.suspects(scene), self._steps.get(rule.kind, {})
             steps = {
-                layer.name: moment.steps + (0 if moment.since_start else before.get(layer.name, 0))
+                layer.name: max(
+                    moment.steps + (0 if moment.since_start else before.get(layer.name, 0)),
+                    self._quiet.get(layer.name, 0),
+                )
                 for layer in suspects
             }
             self._steps[rule.kind] = steps
             due = [layer for layer in suspects if max(steps[layer.name], 1) >= rule.patience]
-            self._tell(rule, scene, due, moment.epoch, moment.step)
+            applied = min((steps[layer.name] for layer in due), default=0)
+            self._tell(rule, scene, due, applied, moment.epoch, moment.step)
         # Decay turns these whether they have a gradient or not. So their gradients are watched from batch to batch.
         for layer in facts:
             if (
@@ -104,12 +108,15 @@ class Findings:
             ):
                 self._quiet[layer.name] = 1
 
-    def _tell(self, rule: Rule, scene: Scene, layers: Sequence[LayerFacts], epoch: int, step: int) -> None:
+    def _tell(  # noqa: PLR0917
+        self, rule: Rule, scene: Scene, layers: Sequence[LayerFacts], steps: int, epoch: int, step: int
+    ) -> None:
         told = self._told.setdefault(rule.kind, set())
-        if fresh := [layer for layer in layers if layer.name not in told]:
+        fresh = [layer for layer in layers if layer.name not in told]
+        if fresh and not (rule.once and told):
             names = tuple(layer.name for layer in fresh)
+            self.found.append(Finding(rule.kind, names, epoch, step, rule.message(scene, fresh, steps)))
             told.update(names)
-            self.found.append(Finding(rule.kind, names, epoch, step, rule.message(scene, fresh)))
 
     def state_dict(self) -> dict[str, Any]:
         """The findings, and for how long rules have applied, for a checkpoint."""
