@@ -28,9 +28,9 @@ class Case(NamedTuple):
     """Takes the architecture and the optimizer. None: this architecture cannot have it."""
     trainer: dict[str, Any] = {}
     """Arguments of the Trainer."""
+    epochs: int | None = None
     is_diverging: bool = False
     """Whether weights become nan. Which layers are the first is seen in the recorded weights."""
-    note: str = ""
 
 
 def _named(layers):
@@ -107,6 +107,12 @@ def _b_frozen(architecture, optimizer):
     return [Expected(("no_gradient",), _adapters("a"))]
 
 
+def _dead_later(architecture, optimizer):
+    expected = _place("dead", "no_gradient")(architecture, optimizer)
+    # Its average of gradients shrinks, but the sign of that average stays.
+    return [] if expected and optimizer == "Lion" else expected
+
+
 def _needs_residual(architecture, optimizer):
     return [] if architecture.residual else None
 
@@ -140,6 +146,38 @@ def _detach(training, architecture):
 
 def _cut(output):
     return output.detach() if isinstance(output, torch.Tensor) else tuple(map(_cut, output))
+
+
+def _detach_later(training, architecture):
+    training.after_step.append(_after_first_epoch(architecture, lambda: _detach(training, architecture)))
+
+
+def _kill_later(training, architecture):
+    training.after_step.append(_after_first_epoch(architecture, lambda: _kill(training, architecture)))
+
+
+def _after_first_epoch(architecture, change):
+    """Run ``change`` after the last step of the first epoch."""
+    last = BATCHES * (2 if architecture.task == "generate" else 1)
+    return lambda training, step: change() if step == last else None
+
+
+def _clear(training, architecture):
+    """Some training loops remove gradients right after the step."""
+
+    def clear(training, step):
+        training.zero_grad()
+
+    training.after_step.append(clear)
+
+
+def _slow_and_clear(training, architecture):
+    _slow(training, architecture)
+    _clear(training, architecture)
+
+
+def _slow(training, architecture):
+    training.still, training.still_rate = _parameters(training, architecture.block), 1e-7 * training.rate
 
 
 def _unrecord(training, architecture):
@@ -240,14 +278,12 @@ def _replace_head(training, architecture):
 def _poison(training, architecture):
     """One weight becomes nan at the last step of the first epoch."""
     parameter = next(p for p in _parameters(training, architecture.block) if p.requires_grad and p.dim() > 1)
-    last = BATCHES * (2 if architecture.task == "generate" else 1)
 
-    def poison(training, step):
-        if step == last:
-            with torch.no_grad():
-                parameter.view(-1)[0] = float("nan")
+    def poison():
+        with torch.no_grad():
+            parameter.view(-1)[0] = float("nan")
 
-    training.after_step.append(poison)
+    training.after_step.append(_after_first_epoch(architecture, poison))
 
 
 def _skip_at_random(training, architecture):
@@ -279,6 +315,9 @@ _TOGETHER = "expert never chosen, one tensor"
 FAULTS = {
     "units that never fire": Case(_kill, _place("dead", "no_gradient")),
     "detached tensor": Case(_detach, _place("cut", "no_gradient")),
+    "detached from the second epoch on": Case(_detach_later, _place("cut", "no_gradient")),
+    # Momentum goes on for a while.
+    "units that die after the first epoch": Case(_kill_later, _dead_later, epochs=16),
     "torch.no_grad()": Case(_unrecord, _place("unrecorded", "no_gradient")),
     "layer that forward does not use": Case(_add_unused, _only("no_gradient", "unused")),
     "two layers in a row start at zero": Case(_zero, _place("zero", "no_gradient")),
@@ -307,12 +346,16 @@ HEALTHY = {
     "frozen block": Case(_freeze, _quiet),
     "block frozen in the first epoch": Case(_freeze_at_first, _quiet),
     "block frozen by its learning rate": Case(_freeze_by_rate, _quiet),
+    "block with a tiny learning rate": Case(_slow, _quiet),
+    "gradients cleared after each step": Case(_clear, _quiet),
+    "tiny learning rate, gradients cleared": Case(_slow_and_clear, _quiet),
     "last layers of branches start at zero": Case(_zero_residual, _needs_residual),
     "stochastic depth": Case(_skip_at_random, _quiet),
     "gradient accumulation": Case(_nothing, _needs_automatic, {"accumulate_grad_batches": 4}),
     "clipped gradients": Case(_nothing, _needs_automatic, {"gradient_clip_val": 0.5}),
     "bf16-mixed": Case(_nothing, _quiet, {"precision": "bf16-mixed"}),
     "generator every fifth batch": Case(_set(generator_every=5), _needs_gan),
+    "generator from the second epoch on": Case(_set(generator_from=1), _needs_gan),
     # The other experts of the tensor learn. `measures=["still"]` and `units` show it.
     _TOGETHER: Case(_never_choose, _if_own(_TOGETHER, _quiet)),
 }

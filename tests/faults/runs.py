@@ -15,7 +15,12 @@ from tests.faults.faults import FAULTS, HEALTHY, Expected
 from tests.faults.others import OTHERS
 from tests.faults.training import BATCHES, Training, batches
 
-CADENCES = {"epoch": {}, "5 steps": {"every_n_train_steps": 5}, "step": {"every_n_train_steps": 1}}
+CADENCES = {
+    "epoch": {},
+    "5 steps": {"every_n_train_steps": 5},
+    "step": {"every_n_train_steps": 1},
+    "epoch, sampled": {"max_elements": 256},
+}
 CASES = FAULTS | HEALTHY
 EPOCHS = 3
 
@@ -27,12 +32,12 @@ def cases_of(name):
 
 def run(name, optimizer, case, seed=0, epochs=EPOCHS):
     """Train once. Returns a record for each cadence and one for each rule of other tools."""
-    architecture = ARCHITECTURES[name]
+    architecture, epochs = ARCHITECTURES[name], CASES[case].epochs or epochs
     torch.manual_seed(seed)
     training = Training(architecture, optimizer)
     CASES[case].change(training, architecture)
     callbacks = {
-        cadence: RWCCallback(prefix=cadence.replace(" ", "_"), heatmap=False, **arguments)
+        cadence: RWCCallback(prefix=cadence.replace(", ", "_").replace(" ", "_"), heatmap=False, **arguments)
         for cadence, arguments in CADENCES.items()
     }
     recorder = _Weights([f"net.{layer}" for layer in architecture.layers])

@@ -34,11 +34,11 @@ class Training(LightningModule):
         clip_to: the norm to which gradients are clipped.
         schedule: a function from steps or epochs to a factor of the learning rate, and ``"step"`` or ``"epoch"``.
         left_out: parameters that no optimizer gets.
-        still: parameters in a group with a learning rate of 0.
+        still, still_rate: parameters in a group with a learning rate of its own, by default 0.
         optimizes_copy: whether optimizers get the parameters of a copy.
         after_optimizers: functions of this module that run when there are optimizers.
         after_step: functions of this module and of the number of optimizer steps that run after each.
-        generator_every: the generator of a GAN steps once in so many batches.
+        generator_every, generator_from: the generator of a GAN steps once in so many batches, from that epoch on.
         losses: the loss of each batch.
 
     """
@@ -50,9 +50,9 @@ class Training(LightningModule):
         self.optimizer = optimizer
         self.rate = OPTIMIZERS[optimizer][1] * architecture.factor
         self.loss_factor, self.clip_to, self.schedule = 1, None, None
-        self.left_out, self.still, self.optimizes_copy = [], [], False
+        self.left_out, self.still, self.still_rate, self.optimizes_copy = [], [], 0.0, False
         self.after_optimizers, self.after_step = [], []
-        self.generator_every = 1
+        self.generator_every, self.generator_from = 1, 0
         self.losses = []
         self.steps = 0
         self.automatic_optimization = self.task != "generate"
@@ -75,7 +75,7 @@ class Training(LightningModule):
         loss = F.binary_cross_entropy_with_logits(scores, truth)
         self.losses.append(float(loss.detach()))
         self._step(discriminator, loss)
-        if batch_idx % self.generator_every == 0:
+        if batch_idx % self.generator_every == 0 and self.current_epoch >= self.generator_from:
             # The same fake images, as the discriminator now sees them.
             scores = self.net["discriminator"](fake)
             self._step(generator, F.binary_cross_entropy_with_logits(scores, torch.ones_like(scores)))
@@ -122,7 +122,7 @@ class Training(LightningModule):
         left_out, still = {id(p) for p in self.left_out}, {id(p) for p in self.still}
         groups = [{"params": [p for p in parameters if id(p) not in left_out | still]}]
         if frozen := [p for p in parameters if id(p) in still]:
-            groups.append({"params": frozen, "lr": 0.0})
+            groups.append({"params": frozen, "lr": self.still_rate})
         return OPTIMIZERS[self.optimizer][0](groups, lr=self.rate)
 
     def _stepped(self, *args):
