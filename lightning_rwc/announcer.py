@@ -157,17 +157,14 @@ class Announcer:
         if measurement is None:
             return
         step, values = recorder.history.steps[-1], measurement.values
-        # Otherwise this is a finding.
-        told = any(finding.kind == "non_finite" for finding in recorder.findings)
-        if (
-            not told
-            and (layer := next((layer for layer, value in values.items() if math.isnan(value)), None)) is not None
-        ):
+        lost = next((layer for layer, value in values.items() if math.isnan(value)), None)
+        # As a rule this is a finding.
+        if lost is not None and not any(finding.kind == "non_finite" for finding in recorder.findings):
             failed = measurement.spans_ranks and all(map(math.isnan, values.values()))
             other = ", or another rank failed to measure it" if failed else ""
             self._warn_once(
                 "non-finite",
-                f"Layer {layer!r} has a weight that is nan, infinite or too large to sum at step {step}{other}. Its "
+                f"Layer {lost!r} has a weight that is nan, infinite or too large to sum at step {step}{other}. Its "
                 "relative weight change is nan as long as this lasts. Other layers are measured as before. This "
                 "warning appears once per run.",
             )

@@ -268,8 +268,7 @@ class RWCCallback(Callback):
     @override
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         self._resume_if_loaded(trainer, pl_module)
-        if self._recorder.forecast is not None:
-            self._recorder.forecast.note(optimizer)
+        self._recorder.optimizer_steps(optimizer)
 
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:

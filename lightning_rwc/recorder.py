@@ -58,6 +58,13 @@ class Recorder:
         """What is wrong, oldest finding first."""
         return self._observer.found
 
+    def optimizer_steps(self, optimizer: Optimizer) -> None:
+        """Note the settings of an optimizer that is about to step."""
+        if self.forecast is not None:
+            self.forecast.note(optimizer)
+        if self.looks_for_findings:
+            self._observer.optimizer_steps(optimizer)
+
     def batch_ended(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> None:
         """Look at gradients after a batch with an optimizer step, if there is a reason to."""
         if self.looks_for_findings and self.metric is not None and self._observer.watches:

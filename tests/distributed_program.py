@@ -75,6 +75,13 @@ class Model(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.05, momentum=0.5, weight_decay=0.1)
 
 
+class Cut(Model):
+    """No gradient gets past the head."""
+
+    def loss(self, batch):
+        return (self.head(self.net(batch) * 0 + 1) - 1).square().mean()
+
+
 class Gather(Callback):
     """Keeps the whole weights of all ranks, at the start and at the end of every epoch."""
 
@@ -124,8 +131,8 @@ def strategy(case, processes):
     )
 
 
-def fit(case, folder, callbacks, *, dtype, ckpt_path=None, **options):
-    """Train ``Model(case)`` on four equal batches for three epochs, under the Trainer's ``options``."""
+def fit(case, folder, callbacks, *, dtype, ckpt_path=None, model=Model, **options):
+    """Train ``model(case)`` on four equal batches for three epochs, under the Trainer's ``options``."""
     torch.manual_seed(0)
     loader = DataLoader(torch.randn(2, 60, dtype=dtype).repeat(4, 1), batch_size=2)
     trainer = Trainer(
@@ -138,12 +145,12 @@ def fit(case, folder, callbacks, *, dtype, ckpt_path=None, **options):
         default_root_dir=folder,
         **options,
     )
-    trainer.fit(Model(case).to(dtype), loader, loader, ckpt_path=ckpt_path)
+    trainer.fit(model(case).to(dtype), loader, loader, ckpt_path=ckpt_path)
     assert trainer.world_size == options["devices"]
     return trainer
 
 
-def run(case, processes, folder, callbacks, ckpt=None, logger=False):
+def run(case, processes, folder, callbacks, ckpt=None, logger=False, model=Model):
     # Several ranks add up gradients in another order than one process: in double precision that is not seen.
     dtype = torch.float64 if case in ("ddp", "fsdp", "2-D") else torch.float32
     return fit(
@@ -156,6 +163,7 @@ def run(case, processes, folder, callbacks, ckpt=None, logger=False):
         devices=processes,
         strategy=strategy(case, processes) if processes > 1 else "auto",
         logger=logger,
+        model=model,
     )
 
 
@@ -185,6 +193,9 @@ def main(case, processes, norm, relative_to, folder):
     for estimate in sampled:
         check_estimate(estimate.history, callback.history)
     check_memory(case, callback)
+    finder = RWCCallback()
+    run(case, processes, folder, [finder], model=Cut)
+    assert [(one.kind, one.layers, one.step) for one in finder.findings] == [("no_gradient", (*WEIGHTS[:-1],), 11)]
     if case == "fsdp" and processes > 1:
         check_sharded_later()
     check_movements(moving, gather.states, norm, relative_to)

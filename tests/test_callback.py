@@ -345,9 +345,10 @@ def test_a_non_finite_weight_is_said_once_and_others_stay_right(tmp_path):
                 pl_module.fc.weight.data[0, 0] = math.inf
 
     callback, recorder = RWCCallback(), Recorder()
-    with pytest.warns(UserWarning, match=r"Layer 'fc' has a weight that is nan, infinite .* at step 11") as caught:
+    with pytest.warns(UserWarning, match=r"found 'non_finite': 'fc' has a weight that is nan") as caught:
         trainer(callback, Explode(), recorder, tmp_path=tmp_path, max_epochs=4).fit(net(), images())
     assert len([w for w in caught if "nan, infinite" in str(w.message)]) == 1
+    assert [(one.kind, one.layers, one.step) for one in callback.findings] == [("non_finite", ("fc",), 11)]
     expected = expected_table([recorder.start, *recorder.epochs])
     assert np.isnan(expected[1:, 2]).all()
     assert np.isfinite(expected[:2, :2]).all()

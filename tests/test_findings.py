@@ -110,6 +110,29 @@ class Coarse(Net):
         return torch.optim.SGD(self.parameters(), lr=1e-5)
 
 
+class DeadAltogether(Net):
+    """Only biases, which are not tracked, have a gradient."""
+
+    def loss(self, batch):
+        hidden = self.block["conv2"](self.block["bn"](self.conv1(batch[0])).relu())
+        return (self.fc((hidden * 0).flatten(1)) - 1).square().mean()
+
+    def configure_optimizers(self):
+        return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+
+class Single(Net):
+    """A layer of one number, which learns to be smaller."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Linear(1, 1, bias=False)
+        nn.init.ones_(self.scale.weight)
+
+    def loss(self, batch):
+        return (super().loss(batch) + self.scale.weight.square()).sum()
+
+
 def findings(cls, tmp_path, epochs=3, **options):
     callback = RWCCallback(**options)
     with warnings.catch_warnings():
@@ -129,6 +152,7 @@ FAULTS = [
     (Detached, "no_gradient", ["conv1"], EPOCH - 1),
     (Unused, "no_gradient", ["extra"], EPOCH - 1),
     (LossTimesZero, "nothing_moves", LAYERS, EPOCH - 1),
+    (DeadAltogether, "nothing_moves", LAYERS, EPOCH - 1),
     (NoRate, "nothing_moves", LAYERS, EPOCH - 1),
     (FirstEpochWithoutRate, "nothing_moves", LAYERS, EPOCH - 1),
     (Coarse, "rounded_away", LAYERS, EPOCH - 1),
@@ -150,11 +174,12 @@ def test_a_fault_is_found_at_the_first_measurement_with_exactly_its_layers(cls, 
 def test_a_fault_is_found_from_step_to_step(cls, kind, layers, step, tmp_path):
     found = findings(cls, tmp_path, every_n_train_steps=1)
     assert (found[0].kind, [*found[0].layers]) == (kind, layers)
+    assert len(found) == 1 + (cls is LeftOutAndUnused)
     # Ten steps must agree.
     assert found[0].step == (0 if step == 0 else 9)
 
 
-HEALTHY = [Net, Frozen, TwoOptimizers]
+HEALTHY = [Net, Frozen, TwoOptimizers, Single]
 
 
 @pytest.mark.parametrize(
@@ -205,7 +230,8 @@ def test_where_the_gradient_stops(tmp_path):
 
 
 def test_why_nothing_moves(tmp_path):
-    for cls, cause in ((LossTimesZero, "exactly zero"), (NoRate, "The learning rate of all of them is 0")):
+    rate = "The learning rate of all of them is 0"
+    for cls, cause in ((LossTimesZero, "exactly zero"), (NoRate, rate), (FirstEpochWithoutRate, rate)):
         (found,) = findings(cls, tmp_path)
         assert cause in found.message
 

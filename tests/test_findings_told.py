@@ -436,8 +436,9 @@ def test_summary_of_few_layers_or_none():
         "No finding.",
         "Layers from the slowest to the fastest, by geometric mean: 'b' 0.25, 'a' 0.5",
     ]
-    assert summary(RWCHistory(), [GONE]).splitlines() == [
+    assert summary(RWCHistory(), [STUCK, GONE]).splitlines() == [
         "Relative weight change: 0 measurements of 0 layers",
+        "Finding 'stuck' at epoch 0, step 5: Layers 'conv' and 'fc' do not move.",
         "Finding 'no_step' at epoch 2, step 17: The optimizer never steps.",
     ]
 

@@ -86,13 +86,21 @@ def _not_in_optimizer_message(scene: Scene, found: list[LayerFacts], steps: int)
 def _nothing_moves(scene: Scene) -> list[LayerFacts]:
     trainable = [layer for layer in scene.layers if layer.is_trainable]
     held = [layer for layer in trainable if layer.holders]
-    if scene.steps < 1 or not held or any(layer.moved != 0 for layer in trainable):
+    rounding = scene.steps * _ROUNDING
+    if scene.steps < 1 or not held:
         return []
+    for layer in trainable:
+        shrinks = layer.is_held and _only_shrinks(layer, rounding)
+        if layer.moved != 0 and not (shrinks and layer.gradient is not Gradient.SOME):
+            return []
+    if any(layer.is_coarse and layer.gradient is Gradient.SOME for layer in held):
+        return []  # `rounded_away` says more
     return trainable
 
 
 def _nothing_moves_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
     held = [layer for layer in found if layer.holders]
+    decay = ", except by weight decay" if any(layer.moved > 0 for layer in found) else ""
     rates = {holder.learning_rate for layer in held for holder in layer.holders}
     if rates == {0.0}:
         cause = "The learning rate of all of them is 0. Check the learning rate, and the first value of its scheduler."
@@ -116,7 +124,9 @@ def _nothing_moves_message(scene: Scene, found: list[LayerFacts], steps: int) ->
             "They have gradients and a learning rate. So each update is too small for the number format of the "
             "weights, or the optimizer does not apply it. Raise the learning rate, or keep weights in float32."
         )
-    return f"{steps} optimizer steps were taken, and no tracked weight that requires gradients has changed. {cause}"
+    return (
+        f"{steps} optimizer steps were taken, and no tracked weight that requires gradients has changed{decay}. {cause}"
+    )
 
 
 def _no_gradient(scene: Scene) -> list[LayerFacts]:
@@ -135,11 +145,13 @@ def _no_gradient(scene: Scene) -> list[LayerFacts]:
 
 def _only_decays(layer: LayerFacts, rounding: float) -> bool:
     # A group with a learning rate of 0 is frozen on purpose.
-    return (
-        layer.rotation <= rounding
-        and layer.growth <= rounding
-        and all(holder.learning_rate > 0 for holder in layer.holders)
-    )
+    return _only_shrinks(layer, rounding) and not any(holder.learning_rate == 0 for holder in layer.holders)
+
+
+def _only_shrinks(layer: LayerFacts, rounding: float) -> bool:
+    # A single number cannot turn.
+    turns = sum(parameter.numel() for parameter in layer.parameters) > 1
+    return layer.moved == 0 or (turns and layer.rotation <= rounding and layer.growth <= rounding)
 
 
 def _no_gradient_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:

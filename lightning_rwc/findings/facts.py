@@ -7,7 +7,6 @@ from math import nan
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
@@ -34,12 +33,8 @@ class Holder(NamedTuple):
 
     optimizer: Optimizer
     group: Mapping[str, Any]
-
-    @property
-    def learning_rate(self) -> float:
-        """The learning rate now; ``nan`` if the group has none."""
-        rate = self.group.get("lr")
-        return float(rate) if isinstance(rate, int | float | Tensor) else float("nan")
+    learning_rate: float
+    """The largest since the last measurement; ``nan`` if it is unknown."""
 
     @property
     def decay_turns(self) -> bool:
@@ -116,10 +111,22 @@ def gradient_of(parameters: Iterable[Parameter]) -> Gradient:
     return Gradient.SOME if largest.any() else Gradient.ZERO
 
 
-def holders_of(optimizers: Iterable[Optimizer]) -> dict[int, Holder]:
-    """The id of each parameter that an optimizer has, to that optimizer and its group."""
+def learning_rate(group: Mapping[str, Any]) -> float:
+    """The present learning rate of a parameter group; ``nan`` if it has none, or has it on a device."""
+    rate = group.get("lr")
+    return float(rate) if isinstance(rate, int | float) else nan
+
+
+def holders_of(optimizers: Iterable[Optimizer], rates: Mapping[int, float]) -> dict[int, Holder]:
+    """The id of each parameter that an optimizer has, to that optimizer and its group.
+
+    Args:
+        optimizers: those of the training.
+        rates: the id of a group to its largest learning rate since the last measurement.
+
+    """
     return {
-        id(parameter): Holder(optimizer, group)
+        id(parameter): Holder(optimizer, group, rates.get(id(group), nan))
         for optimizer in optimizers
         for group in optimizer.param_groups
         for parameter in group["params"]

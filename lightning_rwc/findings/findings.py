@@ -9,7 +9,15 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_rwc.findings.certain import CERTAIN, NOT_IN_OPTIMIZER, PATIENCE, Rule, Scene
-from lightning_rwc.findings.facts import Gradient, LayerFacts, facts_at_start, facts_of, gradient_of, holders_of
+from lightning_rwc.findings.facts import (
+    Gradient,
+    LayerFacts,
+    facts_at_start,
+    facts_of,
+    gradient_of,
+    holders_of,
+    learning_rate,
+)
 from lightning_rwc.findings.finding import Finding
 from lightning_rwc.metric import Measurement
 
@@ -39,7 +47,14 @@ class Findings:
         self._told: dict[str, set[str]] = {}
         self._steps: dict[str, dict[str, int]] = {}
         self._quiet: dict[str, int] = {}
+        self._rates: dict[int, float] = {}
         self._has_looked_at_start = False
+
+    def optimizer_steps(self, optimizer: Optimizer) -> None:
+        """Note the learning rates of a step. A scheduler may have changed them when the measurement comes."""
+        for group in optimizer.param_groups:
+            rate = learning_rate(group)
+            self._rates[id(group)] = max(rate, self._rates.get(id(group), rate))
 
     @property
     def watches(self) -> bool:
@@ -58,7 +73,7 @@ class Findings:
         """
         if not self._has_looked_at_start:
             self._has_looked_at_start = True
-            facts = facts_at_start(layers, holders_of(optimizers)) if optimizers else []
+            facts = facts_at_start(layers, holders_of(optimizers, {})) if optimizers else []
             found = [one for one in facts if one.is_held_by_nobody and one.gradient is Gradient.SOME]
             if found:
                 scene = Scene(facts, 0, True, False, False, ())
@@ -82,7 +97,8 @@ class Findings:
             moment: when it was taken.
 
         """
-        facts = facts_of(measurement, layers, holders_of(optimizers))
+        facts = facts_of(measurement, layers, holders_of(optimizers, self._rates))
+        self._rates = {}
         quiet = {layer for layer, batches in self._quiet.items() if batches >= PATIENCE}
         scene = Scene(facts, moment.steps, bool(optimizers), moment.is_sampled, measurement.spans_ranks, quiet)
         for rule in CERTAIN:

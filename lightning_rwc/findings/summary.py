@@ -17,7 +17,8 @@ def summary(history: RWCHistory, findings: Sequence[Finding], frozen: Sequence[s
     """Say what was found, and which layers changed most and least, in at most 15 lines.
 
     A layer's mean is the geometric mean of its values that are positive and finite. A layer that has none, but has
-    zeros, did not move: its mean is 0. Layers without any such value are left out.
+    zeros, did not move: its mean is 0. Layers without any such value are left out. The line of a finding has its layers
+    and the first sentence of its message, which may name them.
 
     Args:
         history: the table of relative weight change.
@@ -50,11 +51,11 @@ def summary(history: RWCHistory, findings: Sequence[Finding], frozen: Sequence[s
 
 
 def _line(finding: Finding) -> str:
-    where = f"epoch {finding.epoch}, step {finding.step}"
-    layers = f", {listing(finding.layers)}" if finding.layers else ""
     # A point inside a number, a name or an abbreviation ends no sentence.
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z`'])", finding.message, maxsplit=1)[0]
-    return f"Finding {finding.kind!r} at {where}{layers}: {first}"
+    layers = listing(finding.layers)
+    about = f", {layers}" if finding.layers and layers not in first else ""
+    return f"Finding {finding.kind!r} at epoch {finding.epoch}, step {finding.step}{about}: {first}"
 
 
 def _means(history: RWCHistory) -> dict[str, float]:
