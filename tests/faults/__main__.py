@@ -24,7 +24,9 @@ def main(
         list[str] | None, typer.Option(help="names of architectures, cases or optimizers, such as 'CNN*'; repeatable")
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="the number of seeds")] = 1,
-    all_: Annotated[bool, typer.Option("--all", help="every optimizer in every case, not only in healthy runs")] = False,
+    all_: Annotated[
+        bool, typer.Option("--all", help="every optimizer in every case, not only in healthy runs")
+    ] = False,
     quick: Annotated[bool, typer.Option("--quick", help=f"only {', '.join(QUICK)}")] = False,
     json_: Annotated[Path | None, typer.Option("--json", help="write all results to this file")] = None,
 ) -> None:

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Faults, and changes that are none. Each changes a `Training`, and knows by hand what should be found."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -26,9 +27,10 @@ class Case(NamedTuple):
     """Takes the training and its architecture."""
     expected: Callable[[Any, str], list[Expected] | None]
     """Takes the architecture and the optimizer. None: this architecture cannot have it."""
-    trainer: dict[str, Any] = {}
+    trainer: Mapping[str, Any] = MappingProxyType({})
     """Arguments of the Trainer."""
     epochs: int | None = None
+    """How long it takes to find, if it takes longer than usual."""
     is_diverging: bool = False
     """Whether weights become nan. Which layers are the first is seen in the recorded weights."""
 

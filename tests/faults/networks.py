@@ -354,7 +354,9 @@ def embedding():
 
 
 def mixture(kind):
-    return stack(flatten=nn.Flatten(), fc=nn.Linear(64, 32), relu=nn.ReLU(), mixture=kind(32, 4), head=nn.Linear(32, 10))
+    return stack(
+        flatten=nn.Flatten(), fc=nn.Linear(64, 32), relu=nn.ReLU(), mixture=kind(32, 4), head=nn.Linear(32, 10)
+    )
 
 
 def _choose(scores):

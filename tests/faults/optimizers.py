@@ -34,7 +34,7 @@ class Lion(optim.Optimizer):
 # Name to class and learning rate.
 OPTIMIZERS = {
     "SGD": (optim.SGD, 0.1),
-    "SGD, momentum, decay": (partial(optim.SGD, momentum=0.9, weight_decay=5e-4), 0.02),
+    "SGD, momentum, decay": (partial(optim.SGD, momentum=0.9, weight_decay=5e-4), 0.01),
     "Adam": (optim.Adam, 1e-3),
     "AdamW": (partial(optim.AdamW, weight_decay=0.01), 1e-3),
     "Adam, coupled decay": (partial(optim.Adam, weight_decay=1e-4), 1e-3),
