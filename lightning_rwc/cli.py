@@ -57,13 +57,11 @@ def demo(
     """Train a small CNN on real images and show each layer's relative weight change."""
     with _errors_as_messages("demo"):
         from lightning_rwc.demo import run_demo
-        from lightning_rwc.findings.summary import summary
 
         result = run_demo(data.value, data_dir, epochs, log_dir)
 
     console = Console()
     console.print(history_table(result.history))
-    print(summary(result.history, result.findings))
     console.print(f"validation accuracy {result.accuracy:.1%}\n", highlight=False)
     print("Files:")
     print(*(f"  {path}" for path in [*sorted(result.log_dir.glob("events.*")), *result.files]), sep="\n")

@@ -15,11 +15,9 @@ from lightning.pytorch.loggers import CometLogger, CSVLogger, Logger, MLFlowLogg
 from matplotlib.collections import LineCollection
 from PIL import Image
 from tensorboard.util.tensor_util import make_ndarray
-from typer.testing import CliRunner
 
 from lightning_rwc import RWCCallback, RWCHistory
 from lightning_rwc.announcer import Announcer
-from lightning_rwc.cli import app
 from lightning_rwc.findings import Finding
 from lightning_rwc.findings.marks import concerned, shown_at
 from lightning_rwc.findings.summary import summary
@@ -28,7 +26,7 @@ from lightning_rwc.measure_tables import MeasureTables
 from lightning_rwc.plotting import curves, heatmap, to_image
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags
-from tests.helpers import events
+from tests.helpers import events, images, net, trainer
 
 STUCK = Finding("stuck", ("conv", "fc"), 0, 5, "Layers 'conv' and 'fc' do not move. Raise the learning rate.")
 DEAD = Finding("dead_units", ("conv",), 0, 5, "Half of the units of 'conv' are dead.")
@@ -454,18 +452,20 @@ def test_summary_of_many_findings_stays_short():
     assert lines[-1] == "Frozen: 'layers.0', 'layers.1', 'layers.2', … 'layers.48' and 'layers.49' (50 layers)"
 
 
-@pytest.mark.integration
-def test_demo_prints_the_summary(tmp_path, monkeypatch):
-    finding = Finding("stuck", ("conv2",), 0, 22, "It is stuck. Pull.")
-    monkeypatch.setattr(RWCCallback, "findings", property(lambda self: [finding]), raising=False)
-    result = CliRunner().invoke(app, ["demo", "--epochs", "1", "--log-dir", str(tmp_path)])
-    assert result.exit_code == 0, result.output
-    history = RWCHistory.load(tmp_path / "digits/version_0/rwc_history.csv")
-    lines = result.output.splitlines()
-    assert "Finding 'stuck' at epoch 0, step 22, 'conv2': It is stuck." in lines
-    means = sorted(zip(history.values[0], history.layers, strict=True))
-    expected = ", ".join(f"{layer!r} {value:.3g}" for value, layer in means)
-    assert f"Layers from the slowest to the fastest, by geometric mean: {expected}" in lines
-    picture = to_image(history.plot_heatmap(findings=[finding]))
-    with Image.open(tmp_path / "digits/version_0/rwc_heatmap.png") as image:
-        assert image.size == picture.shape[1::-1]
+@pytest.mark.parametrize("looks", [True, False])
+def test_a_fit_ends_with_the_summary(tmp_path, caplog, looks):
+    callback, module = RWCCallback(findings=looks), net()
+    module.conv1.requires_grad_(False)
+    with caplog.at_level("INFO"):
+        trainer(callback, tmp_path=tmp_path).fit(module, images())
+    told = [record.getMessage() for record in caplog.records if "measurements of" in record.getMessage()]
+    logs = np.log(callback.history.values[:, 1:]).mean(0)
+    means = sorted(zip(np.exp(logs), callback.history.layers[1:], strict=True))
+    expected = [
+        "Relative weight change: 3 measurements of 3 layers",
+        "No finding.",
+        "Layers from the slowest to the fastest, by geometric mean: "
+        + ", ".join(f"{layer!r} {value:.3g}" for value, layer in means),
+        "Frozen: 'conv1'",
+    ]
+    assert told == (["\n".join(expected)] if looks else [])
