@@ -189,10 +189,10 @@ def _rounded_away(scene: Scene) -> list[LayerFacts]:
     return [
         layer
         for layer in scene.layers
-        if scene.steps
-        and layer.is_coarse
+        if layer.moved < 0.1
+        and scene.steps
         and layer.is_held
-        and layer.moved < 0.1
+        and layer.is_coarse
         and layer.moved < 0.1 * layer.gradient_share
     ]
 

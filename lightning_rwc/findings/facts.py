@@ -29,19 +29,12 @@ class Gradient(Enum):
 
 
 class Holder(NamedTuple):
-    """The optimizer of a parameter, and its parameter group."""
+    """What a parameter group of an optimizer does."""
 
-    optimizer: Optimizer
-    group: Mapping[str, Any]
     learning_rate: float
     """The largest since the last measurement; ``nan`` if it is unknown."""
-
-    @property
-    def decay_turns(self) -> bool:
-        """Whether weight decay turns weights that have no gradient, instead of making them shorter."""
-        names = {base.__name__ for base in type(self.optimizer).__mro__}
-        coupled = not self.group.get("decoupled_weight_decay") and "AdamW" not in names
-        return bool(self.group.get("weight_decay")) and coupled and bool(names & _ADAPTIVE)
+    decay_turns: bool
+    """Whether weight decay turns weights that have no gradient, instead of making them shorter."""
 
 
 class LayerFacts(NamedTuple):
@@ -118,19 +111,25 @@ def learning_rate(group: Mapping[str, Any]) -> float:
 
 
 def holders_of(optimizers: Iterable[Optimizer], rates: Mapping[int, float]) -> dict[int, Holder]:
-    """The id of each parameter that an optimizer has, to that optimizer and its group.
+    """The id of each parameter that an optimizer has, to what its group does.
 
     Args:
         optimizers: those of the training.
         rates: the id of a group to its largest learning rate since the last measurement.
 
     """
-    return {
-        id(parameter): Holder(optimizer, group, rates.get(id(group), nan))
-        for optimizer in optimizers
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
+    holders = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            holder = Holder(rates.get(id(group), nan), _decay_turns(optimizer, group))
+            holders.update(dict.fromkeys(map(id, group["params"]), holder))
+    return holders
+
+
+def _decay_turns(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
+    names = {base.__name__ for base in type(optimizer).__mro__}
+    coupled = not group.get("decoupled_weight_decay") and "AdamW" not in names
+    return bool(group.get("weight_decay")) and coupled and bool(names & _ADAPTIVE)
 
 
 def facts_at_start(layers: Mapping[str, Mapping[str, Parameter]], holders: Mapping[int, Holder]) -> list[LayerFacts]:

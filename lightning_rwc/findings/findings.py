@@ -21,6 +21,8 @@ from lightning_rwc.findings.facts import (
 from lightning_rwc.findings.finding import Finding
 from lightning_rwc.metric import Measurement
 
+# Without a gradient, a step of decay by the sign of each weight makes a layer at least so much shorter as it turns it.
+_SHRINKING = 0.5
 NamedLayers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
 
 
@@ -116,13 +118,9 @@ class Findings:
             self._tell(rule, scene, due, applied, moment.epoch, moment.step)
         # Decay turns these whether they have a gradient or not. So their gradients are watched from batch to batch.
         for layer in facts:
-            if (
-                layer.is_held
-                and layer.decay_turns
-                and layer.name not in self._quiet
-                and layer.gradient is Gradient.ZERO
-            ):
-                self._quiet[layer.name] = 1
+            shrinks = -layer.growth > _SHRINKING * layer.rotation
+            if shrinks and layer.is_held and layer.decay_turns and layer.gradient is Gradient.ZERO:
+                self._quiet.setdefault(layer.name, 1)
 
     def _tell(  # noqa: PLR0917
         self, rule: Rule, scene: Scene, layers: Sequence[LayerFacts], steps: int, epoch: int, step: int
