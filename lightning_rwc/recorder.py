@@ -63,7 +63,10 @@ class Recorder:
         if self.forecast is not None:
             self.forecast.note(optimizer)
         if self.looks_for_findings:
-            self._observer.optimizer_steps(optimizer)
+            try:
+                self._observer.optimizer_steps(optimizer)
+            except Exception as error:
+                self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
 
     def batch_ended(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> None:
         """Look at gradients after a batch with an optimizer step, if there is a reason to."""

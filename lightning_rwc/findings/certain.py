@@ -11,6 +11,8 @@ from lightning_rwc.findings.finding import listing
 # For so many optimizer steps in a row most rules must apply before they are told. Layers that start at zero keep
 # gradients from others in the first few steps, and a warm-up may begin at a learning rate of 0.
 PATIENCE = 10
+# Without a gradient, a step of decay by the sign of each weight makes a layer at least so much shorter as it turns it.
+SHRINKING = 0.5
 # A weight in float32 is rounded by at most this fraction of itself in a step.
 ROUNDING = 2.0**-24
 
@@ -90,8 +92,8 @@ def _nothing_moves(scene: Scene) -> list[LayerFacts]:
     if scene.steps < 1 or not held:
         return []
     for layer in trainable:
-        shrinks = layer.is_held and _only_shrinks(layer, rounding)
-        if layer.moved != 0 and not (shrinks and layer.gradient is not Gradient.SOME):
+        shrinks = layer.is_held and _only_shrinks(layer, rounding) and layer.gradient is not Gradient.SOME
+        if layer.moved != 0 and not shrinks and layer.name not in scene.quiet:
             return []
     if any(layer.is_coarse and layer.gradient is Gradient.SOME for layer in held):
         return []  # `rounded_away` says more
@@ -136,11 +138,18 @@ def _no_gradient(scene: Scene) -> list[LayerFacts]:
     suspects = [layer for layer in held if _only_decays(layer, rounding) or layer.name in scene.quiet]
     if scene.steps < 1 or not learning or not suspects:
         return []
-    if any(layer.gradient is Gradient.SOME for layer in learning):
-        # A layer with a gradient moves too little for its number format, or for the sample.
-        return [layer for layer in suspects if layer.gradient in (Gradient.MISSING, Gradient.ZERO)]
-    # Gradients have been cleared, or cannot be seen here.
-    return [] if scene.is_sampled else [layer for layer in suspects if not layer.is_coarse]
+    if not any(layer.gradient is Gradient.SOME for layer in learning):
+        # Gradients have been cleared. Those of suspects are watched.
+        return [layer for layer in suspects if layer.name in scene.quiet]
+    # A layer with a gradient moves too little for its number format, or for the sample.
+    return [layer for layer in suspects if layer.gradient not in (Gradient.SOME, Gradient.NOT_FINITE)]
+
+
+def may_have_no_gradient(layer: LayerFacts, steps: int) -> bool:
+    """Whether the movement of ``layer`` looks like that of one without a gradient, but its gradient has to tell."""
+    if not layer.is_held or layer.gradient not in (Gradient.ZERO, Gradient.MISSING):
+        return False
+    return _only_decays(layer, steps * ROUNDING) or (layer.decay_turns and -layer.growth > SHRINKING * layer.rotation)
 
 
 def _only_decays(layer: LayerFacts, rounding: float) -> bool:

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_rwc.metric import Measurement
+from lightning_rwc.shards import local
 
 # PyTorch's optimizers that add weight decay to the gradient before they divide by its size.
 _ADAPTIVE = {"Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop"}
@@ -25,7 +26,7 @@ class Gradient(Enum):
     SOME = "some"
     NOT_FINITE = "not finite"
     UNKNOWN = "unknown"
-    """It is spread over ranks, or sparse."""
+    """It is spread over ranks, and zero on this one."""
 
 
 class Holder(NamedTuple):
@@ -87,21 +88,25 @@ class LayerFacts(NamedTuple):
         """The share of its elements whose gradient is not zero; ``nan`` if that is unknown."""
         if self.gradient is not Gradient.SOME:
             return float("nan")
-        counts = [(p.grad != 0).sum().item() for p in self.parameters if p.grad is not None]
-        return sum(counts) / sum(p.numel() for p in self.parameters)
+        here = [(local(p), local(p.grad)) for p in self.parameters if p.grad is not None]
+        counts = [(gradient.to_dense() if gradient.is_sparse else gradient).count_nonzero() for _, gradient in here]
+        return sum(count.item() for count in counts) / sum(parameter.numel() for parameter, _ in here)
 
 
 def gradient_of(parameters: Iterable[Parameter]) -> Gradient:
     """The gradient of a layer with these parameters. This waits for the device."""
-    gradients = [p.grad for p in parameters if p.grad is not None and p.grad.numel()]
+    gradients = [p.grad.detach() for p in parameters if p.grad is not None]
     if not gradients:
         return Gradient.MISSING
-    if any(isinstance(gradient, DTensor) or gradient.layout != torch.strided for gradient in gradients):
-        return Gradient.UNKNOWN
-    largest = torch.stack([gradient.detach().abs().amax().double().cpu() for gradient in gradients])
-    if not largest.isfinite().all():
+    values = [local(gradient) for gradient in gradients]
+    values = [value.coalesce().values() if value.is_sparse else value for value in values]
+    largest = [value.abs().amax().double().cpu() for value in values if value.numel()]
+    numbers = torch.stack(largest) if largest else torch.zeros(1)
+    if not numbers.isfinite().all():
         return Gradient.NOT_FINITE
-    return Gradient.SOME if largest.any() else Gradient.ZERO
+    if numbers.any():
+        return Gradient.SOME
+    return Gradient.UNKNOWN if any(isinstance(gradient, DTensor) for gradient in gradients) else Gradient.ZERO
 
 
 def learning_rate(group: Mapping[str, Any]) -> float:

@@ -2,6 +2,7 @@
 """The findings of a run: each is told once, when its rule has applied for long enough."""
 
 import math
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
@@ -9,7 +10,16 @@ from typing import Any, NamedTuple, TypeAlias
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_rwc.findings.certain import CERTAIN, NOT_IN_OPTIMIZER, PATIENCE, ROUNDING, Rule, Scene
+from lightning_rwc.findings.certain import (
+    CERTAIN,
+    NOT_IN_OPTIMIZER,
+    PATIENCE,
+    ROUNDING,
+    SHRINKING,
+    Rule,
+    Scene,
+    may_have_no_gradient,
+)
 from lightning_rwc.findings.facts import (
     Gradient,
     LayerFacts,
@@ -22,8 +32,6 @@ from lightning_rwc.findings.facts import (
 from lightning_rwc.findings.finding import Finding
 from lightning_rwc.metric import Measurement
 
-# Without a gradient, a step of decay by the sign of each weight makes a layer at least so much shorter as it turns it.
-_SHRINKING = 0.5
 NamedLayers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
 
 
@@ -49,20 +57,34 @@ class Findings:
         """All findings so far, oldest first."""
         self._told: dict[str, set[str]] = {}
         self._steps: dict[str, dict[str, int]] = {}
+        self._watched: dict[str, list[weakref.ref[Parameter]]] = {}
         self._quiet: dict[str, int] = {}
+        """For how many steps in a row the gradient of each watched layer has been zero or missing."""
+        self._loud: set[str] = set()
         self._rates: dict[int, float] = {}
         self._has_looked_at_start = False
 
     def optimizer_steps(self, optimizer: Optimizer) -> None:
-        """Note the learning rates of a step. A scheduler may have changed them when the measurement comes."""
+        """Look at an optimizer that is about to step.
+
+        Its learning rates are noted, because a scheduler may have changed them when the measurement comes. Gradients
+        are looked at as long as there is a reason to.
+
+        """
         for group in optimizer.param_groups:
             rate = learning_rate(group)
             self._rates[id(group)] = max(rate, self._rates.get(id(group), rate))
+        if self._watched:
+            mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+            for layer, references in self._watched.items():
+                own = [p for reference in references if (p := reference()) is not None and id(p) in mine]
+                if own and gradient_of(own) not in (Gradient.ZERO, Gradient.MISSING):
+                    self._loud.add(layer)
 
     @property
     def watches(self) -> bool:
         """Whether :meth:`batch_ended` has anything to do."""
-        return not self._has_looked_at_start or bool(self._quiet)
+        return not self._has_looked_at_start or bool(self._watched)
 
     def batch_ended(self, layers: NamedLayers, optimizers: Sequence[Optimizer], epoch: int, step: int) -> None:
         """Look at gradients after a batch with an optimizer step, as long as there is a reason to.
@@ -81,12 +103,15 @@ class Findings:
             if found:
                 scene = Scene(facts, 0, True, False, False, ())
                 self._tell(NOT_IN_OPTIMIZER, scene, found, 1, epoch, step)
-        if self._quiet:
-            self._quiet = {
-                layer: batches + 1
-                for layer, batches in self._quiet.items()
-                if gradient_of(p for p in layers.get(layer, {}).values() if p.requires_grad) is Gradient.ZERO
-            }
+
+        for layer in self._watched:
+            # A gradient that has been clipped to zero counts too.
+            loud = layer in self._loud
+            if loud and gradient_of(p for p in layers.get(layer, {}).values() if p.requires_grad) is not Gradient.ZERO:
+                self._quiet[layer] = 0
+            else:
+                self._quiet[layer] = self._quiet.get(layer, 0) + 1
+        self._loud.clear()
 
     def observe(
         self, measurement: Measurement, layers: NamedLayers, optimizers: Sequence[Optimizer], moment: Moment
@@ -102,7 +127,7 @@ class Findings:
         """
         rates, self._rates = self._rates, {}
         if not self._may_be_wrong(measurement, layers, moment.steps):
-            self._steps, self._quiet = {}, {}
+            self._steps, self._quiet, self._watched = {}, {}, {}
             return
         facts = facts_of(measurement, layers, holders_of(optimizers, rates))
         quiet = {layer for layer, batches in self._quiet.items() if batches >= PATIENCE}
@@ -120,17 +145,18 @@ class Findings:
             due = [layer for layer in suspects if max(steps[layer.name], 1) >= rule.patience]
             applied = min((steps[layer.name] for layer in due), default=0)
             self._tell(rule, scene, due, applied, moment.epoch, moment.step)
-        # Decay turns these whether they have a gradient or not. So their gradients are watched from batch to batch.
-        for layer in facts:
-            shrinks = -layer.growth > _SHRINKING * layer.rotation
-            if shrinks and layer.is_held and layer.decay_turns and layer.gradient is Gradient.ZERO:
-                self._quiet.setdefault(layer.name, 1)
+        # Decay turns some layers whether they have a gradient or not, and some loops clear gradients after each step.
+        # So gradients of such layers are watched from step to step.
+        told = self._told["no_gradient"] | self._told["nothing_moves"]
+        watched = [one for one in facts if one.name not in told and may_have_no_gradient(one, moment.steps)]
+        self._watched = {one.name: [*map(weakref.ref, one.parameters)] for one in watched}
+        self._quiet = {layer: self._quiet.get(layer, 0) for layer in self._watched}
 
     def _may_be_wrong(self, measurement: Measurement, layers: NamedLayers, steps: int) -> bool:
         """Whether any rule can apply. As a rule none can, and a look at every parameter takes longer than this."""
         rotations, growths, shares = (measurement.movements[name].values for name in ("rotation", "radial", "moved"))
         for layer, change in measurement.values.items():
-            turns = rotations[layer] > steps * ROUNDING and -growths[layer] <= _SHRINKING * rotations[layer]
+            turns = rotations[layer] > steps * ROUNDING and -growths[layer] <= SHRINKING * rotations[layer]
             fine = turns and shares[layer] >= 0.1 and not math.isnan(change) and layer not in self._quiet
             if not fine and (math.isnan(change) or any(p.requires_grad for p in layers.get(layer, {}).values())):
                 return True
@@ -146,13 +172,15 @@ class Findings:
             self.found.append(Finding(rule.kind, names, epoch, step, rule.message(scene, fresh, steps)))
             told.update(names)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_watched": {}, "_quiet": {}}
+
     def state_dict(self) -> dict[str, Any]:
         """The findings, and for how long rules have applied, for a checkpoint."""
         return {
             "found": [asdict(finding) | {"layers": [*finding.layers]} for finding in self.found],
             "told": {kind: sorted(layers) for kind, layers in self._told.items()},
             "steps": {kind: dict(steps) for kind, steps in self._steps.items()},
-            "quiet": dict(self._quiet),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -160,4 +188,3 @@ class Findings:
         self.found = [Finding(**one | {"layers": tuple(one["layers"])}) for one in state["found"]]
         self._told = {kind: {*layers} for kind, layers in state["told"].items()}
         self._steps = {kind: dict(steps) for kind, steps in state["steps"].items()}
-        self._quiet = dict(state["quiet"])
