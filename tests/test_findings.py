@@ -282,7 +282,7 @@ def test_findings_can_be_turned_off(tmp_path):
 
 
 def test_a_rule_that_fails_warns_once_and_costs_no_measurement(tmp_path, monkeypatch):
-    monkeypatch.setattr("lightning_rwc.findings.findings.facts_of", lambda *args: 1 / 0)
+    monkeypatch.setattr("lightning_rwc.findings.findings.Findings.observe", lambda *args: 1 / 0)
     callback = RWCCallback()
     with pytest.warns(UserWarning, match="Looking for findings failed with ZeroDivisionError") as caught:
         trainer(callback, tmp_path=tmp_path).fit(net(), images())

@@ -12,7 +12,7 @@ from lightning_rwc.findings.finding import listing
 # gradients from others in the first few steps, and a warm-up may begin at a learning rate of 0.
 PATIENCE = 10
 # A weight in float32 is rounded by at most this fraction of itself in a step.
-_ROUNDING = 2.0**-24
+ROUNDING = 2.0**-24
 
 
 class Scene(NamedTuple):
@@ -86,7 +86,7 @@ def _not_in_optimizer_message(scene: Scene, found: list[LayerFacts], steps: int)
 def _nothing_moves(scene: Scene) -> list[LayerFacts]:
     trainable = [layer for layer in scene.layers if layer.is_trainable]
     held = [layer for layer in trainable if layer.holders]
-    rounding = scene.steps * _ROUNDING
+    rounding = scene.steps * ROUNDING
     if scene.steps < 1 or not held:
         return []
     for layer in trainable:
@@ -130,7 +130,7 @@ def _nothing_moves_message(scene: Scene, found: list[LayerFacts], steps: int) ->
 
 
 def _no_gradient(scene: Scene) -> list[LayerFacts]:
-    rounding = max(scene.steps, 1) * _ROUNDING
+    rounding = max(scene.steps, 1) * ROUNDING
     held = [layer for layer in scene.layers if layer.is_held]
     learning = [layer for layer in held if layer.rotation > rounding and layer.name not in scene.quiet]
     suspects = [layer for layer in held if _only_decays(layer, rounding) or layer.name in scene.quiet]

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The findings of a run: each is told once, when its rule has applied for long enough."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
-from lightning_rwc.findings.certain import CERTAIN, NOT_IN_OPTIMIZER, PATIENCE, Rule, Scene
+from lightning_rwc.findings.certain import CERTAIN, NOT_IN_OPTIMIZER, PATIENCE, ROUNDING, Rule, Scene
 from lightning_rwc.findings.facts import (
     Gradient,
     LayerFacts,
@@ -99,8 +100,11 @@ class Findings:
             moment: when it was taken.
 
         """
-        facts = facts_of(measurement, layers, holders_of(optimizers, self._rates))
-        self._rates = {}
+        rates, self._rates = self._rates, {}
+        if not self._may_be_wrong(measurement, layers, moment.steps):
+            self._steps, self._quiet = {}, {}
+            return
+        facts = facts_of(measurement, layers, holders_of(optimizers, rates))
         quiet = {layer for layer, batches in self._quiet.items() if batches >= PATIENCE}
         scene = Scene(facts, moment.steps, bool(optimizers), moment.is_sampled, measurement.spans_ranks, quiet)
         for rule in CERTAIN:
@@ -121,6 +125,16 @@ class Findings:
             shrinks = -layer.growth > _SHRINKING * layer.rotation
             if shrinks and layer.is_held and layer.decay_turns and layer.gradient is Gradient.ZERO:
                 self._quiet.setdefault(layer.name, 1)
+
+    def _may_be_wrong(self, measurement: Measurement, layers: NamedLayers, steps: int) -> bool:
+        """Whether any rule can apply. As a rule none can, and a look at every parameter takes longer than this."""
+        rotations, growths, shares = (measurement.movements[name].values for name in ("rotation", "radial", "moved"))
+        for layer, change in measurement.values.items():
+            turns = rotations[layer] > steps * ROUNDING and -growths[layer] <= _SHRINKING * rotations[layer]
+            fine = turns and shares[layer] >= 0.1 and not math.isnan(change) and layer not in self._quiet
+            if not fine and (math.isnan(change) or any(p.requires_grad for p in layers.get(layer, {}).values())):
+                return True
+        return False
 
     def _tell(  # noqa: PLR0917
         self, rule: Rule, scene: Scene, layers: Sequence[LayerFacts], steps: int, epoch: int, step: int
