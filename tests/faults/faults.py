@@ -298,8 +298,7 @@ def _skip_at_random(training, architecture):
 
 
 def _never_choose(training, architecture):
-    with torch.no_grad():
-        training.net.get_parameter("mixture.router.bias")[3] = -1000
+    training.net.get_submodule("mixture").bias[3] = -1000
 
 
 def _warm_up(steps):
