@@ -160,7 +160,7 @@ class Mixture(nn.Module):
         y = torch.zeros_like(x)
         for number, module in enumerate(self.experts):
             if (chosen := expert == number).any():
-                y[chosen] = weight[chosen, None] * module(x[chosen])
+                y[chosen] = (weight[chosen, None] * module(x[chosen])).to(y.dtype)
         return x + y
 
 
@@ -363,7 +363,7 @@ def mixture(kind):
 
 def _choose(scores, bias):
     # Bounded, so that no expert starves by itself.
-    scores = scores.tanh() + bias
+    scores = scores.tanh() + bias.to(scores.dtype)
     # Gumbel's trick: each expert is chosen with the probability that softmax gives it, also where scores are nan.
     noise = torch.empty_like(scores).exponential_().log()
     expert = (scores.detach() - noise).argmax(1)
