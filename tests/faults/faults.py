@@ -278,12 +278,12 @@ def _replace_head(training, architecture):
 
 
 def _poison(training, architecture):
-    """One weight becomes nan at the last step of the first epoch."""
+    """One layer becomes nan at the last step of the first epoch."""
     parameter = next(p for p in _parameters(training, architecture.block) if p.requires_grad and p.dim() > 1)
 
     def poison():
         with torch.no_grad():
-            parameter.view(-1)[0] = float("nan")
+            parameter.fill_(float("nan"))
 
     training.after_step.append(_after_first_epoch(architecture, poison))
 
@@ -298,8 +298,7 @@ def _skip_at_random(training, architecture):
 
 
 def _never_choose(training, architecture):
-    with torch.no_grad():
-        training.net.get_parameter("mixture.router.bias")[3] = -1000
+    training.net.get_submodule("mixture").bias[3] = -1000
 
 
 def _warm_up(steps):
@@ -333,7 +332,7 @@ FAULTS = {
     "loss times 0": Case(_set(loss_factor=0), _zero_gradients),
     "gradients clipped to 0": Case(_set(clip_to=0), _zero_gradients),
     "weights too coarse": Case(_multiply_rate(1e-3), _rounded, {"precision": "bf16-true"}),
-    "nan in one weight": Case(_poison, _poisoned, is_diverging=True),
+    "nan in one layer": Case(_poison, _poisoned, is_diverging=True),
     "learning rate far too high": Case(_set_rate(1e30), _diverged, is_diverging=True),
     "LoRA B not in the optimizer": Case(_leave_out_b, _if_own("LoRA B not in the optimizer", _b_left_out)),
     "LoRA B frozen": Case(_freeze_b, _if_own("LoRA B frozen", _b_frozen)),

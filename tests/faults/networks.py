@@ -150,16 +150,17 @@ class Mixture(nn.Module):
     def __init__(self, width, experts):
         super().__init__()
         self.router = nn.Linear(width, experts)
+        self.register_buffer("bias", torch.zeros(experts))
         self.experts = nn.ModuleList(
             stack(fc1=nn.Linear(width, width), act=nn.ReLU(), fc2=nn.Linear(width, width)) for _ in range(experts)
         )
 
     def forward(self, x):
-        weight, expert = _choose(self.router(x))
+        weight, expert = _choose(self.router(x), self.bias)
         y = torch.zeros_like(x)
         for number, module in enumerate(self.experts):
             if (chosen := expert == number).any():
-                y[chosen] = weight[chosen, None] * module(x[chosen])
+                y[chosen] = (weight[chosen, None] * module(x[chosen])).to(y.dtype)
         return x + y
 
 
@@ -169,10 +170,11 @@ class Together(nn.Module):
     def __init__(self, width, experts):
         super().__init__()
         self.router = nn.Linear(width, experts)
+        self.register_buffer("bias", torch.zeros(experts))
         self.experts = nn.Parameter(torch.randn(experts, width, width) / width**0.5)
 
     def forward(self, x):
-        weight, expert = _choose(self.router(x))
+        weight, expert = _choose(self.router(x), self.bias)
         return x + weight[:, None] * torch.einsum("ni,nio->no", x, self.experts[expert]).relu()
 
 
@@ -359,7 +361,9 @@ def mixture(kind):
     )
 
 
-def _choose(scores):
+def _choose(scores, bias):
+    # Bounded, so that no expert starves by itself.
+    scores = scores.tanh() + bias.to(scores.dtype)
     # Gumbel's trick: each expert is chosen with the probability that softmax gives it, also where scores are nan.
     noise = torch.empty_like(scores).exponential_().log()
     expert = (scores.detach() - noise).argmax(1)
