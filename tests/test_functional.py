@@ -43,7 +43,7 @@ def weights(draw, specials=(0.0,)):
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(pair=weights())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_equals_numpy(norm, pair):
     previous, current = pair
     expected = numpy_rwc([previous], [current], norm)
@@ -52,7 +52,7 @@ def test_equals_numpy(norm, pair):
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(pair=weights(specials=(0.0, math.inf, -math.inf, math.nan)))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_non_finite_weights_give_nan(norm, pair):
     expected = numpy_rwc([pair[0]], [pair[1]], norm)
     np.testing.assert_allclose(relative_weight_change(*pair, norm).item(), expected, rtol=1e-12)
@@ -69,7 +69,7 @@ def test_zero_rules(norm):
 
 @pytest.mark.parametrize("norm", NORMS)
 @given(pair=weights())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_sums_equal_numpy(norm, pair):
     sums = change_sums(*pair, norm)
     assert sums.shape == (6,)

@@ -35,7 +35,7 @@ def histories(draw):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 @given(history=histories())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_files_keep_every_bit(suffix, history, tmp_path_factory):
     path = tmp_path_factory.mktemp("history") / "new folder" / f"rwc{suffix}"
     history.save(path)
