@@ -117,10 +117,10 @@ def _number(history, finding):
 
 
 class _Weights(Callback):
-    """Keeps the weights of layers at the start and after every batch."""
+    """Keeps the weights of layers at the start and after every batch with an optimizer step."""
 
     def __init__(self, names):
-        self.names = names
+        self.names, self.step = names, 0
 
     def on_train_start(self, trainer, training):
         self.layers = {name: _parameter(training, name) for name in self.names}
@@ -129,6 +129,9 @@ class _Weights(Callback):
         self.series = {layer: [_numpy(parameter)] for layer, parameter in self.layers.items()}
 
     def on_train_batch_end(self, trainer, training, *args):
+        if trainer.global_step == self.step:
+            return
+        self.step = trainer.global_step
         for layer, parameter in self.layers.items():
             self.series[layer].append(_numpy(parameter))
 
