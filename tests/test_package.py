@@ -132,7 +132,8 @@ def alone(modules_by_package):
 
 def test_public_names():
     assert set(lightning_rwc.__all__) == {
-        "Finding", "RWCCallback",
+        "Finding",
+        "RWCCallback",
         "RWCHistory",
         "RelativeWeightChange",
         "relative_weight_change",

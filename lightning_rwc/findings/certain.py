@@ -87,7 +87,7 @@ def _not_in_optimizer_message(scene: Scene, found: list[LayerFacts], steps: int)
 
 def _nothing_moves(scene: Scene) -> list[LayerFacts]:
     trainable = [layer for layer in scene.layers if layer.is_trainable]
-    held = [layer for layer in trainable if layer.holders]
+    held = [layer for layer in trainable if any(holder.has_stepped for holder in layer.holders)]
     rounding = scene.steps * ROUNDING
     if scene.steps < 1 or not held:
         return []
@@ -133,7 +133,7 @@ def _nothing_moves_message(scene: Scene, found: list[LayerFacts], steps: int) ->
 
 def _no_gradient(scene: Scene) -> list[LayerFacts]:
     rounding = max(scene.steps, 1) * ROUNDING
-    held = [layer for layer in scene.layers if layer.is_held]
+    held = [layer for layer in scene.layers if layer.is_updated]
     learning = [layer for layer in held if layer.rotation > rounding and layer.name not in scene.quiet]
     suspects = [layer for layer in held if _only_decays(layer, rounding) or layer.name in scene.quiet]
     if scene.steps < 1 or not learning or not suspects:
@@ -147,7 +147,7 @@ def _no_gradient(scene: Scene) -> list[LayerFacts]:
 
 def may_have_no_gradient(layer: LayerFacts, steps: int) -> bool:
     """Whether the movement of ``layer`` looks like that of one without a gradient, but its gradient has to tell."""
-    if not layer.is_held or layer.gradient not in (Gradient.ZERO, Gradient.MISSING):
+    if not layer.is_updated or layer.gradient not in (Gradient.ZERO, Gradient.MISSING):
         return False
     return _only_decays(layer, steps * ROUNDING) or (layer.decay_turns and -layer.growth > SHRINKING * layer.rotation)
 
@@ -200,7 +200,7 @@ def _rounded_away(scene: Scene) -> list[LayerFacts]:
         for layer in scene.layers
         if layer.moved < 0.1
         and scene.steps
-        and layer.is_held
+        and layer.is_updated
         and layer.is_coarse
         and layer.moved < 0.1 * layer.gradient_share
     ]

@@ -32,8 +32,10 @@ class Gradient(Enum):
 class Holder(NamedTuple):
     """What a parameter group of an optimizer does."""
 
+    has_stepped: bool
+    """Whether its optimizer has stepped since the last measurement."""
     learning_rate: float
-    """The largest since the last measurement; ``nan`` if it is unknown."""
+    """The largest since then; ``nan`` if it is unknown."""
     decay_turns: bool
     """Whether weight decay turns weights that have no gradient, instead of making them shorter."""
 
@@ -62,6 +64,11 @@ class LayerFacts(NamedTuple):
     def is_held(self) -> bool:
         """Whether an optimizer has all parameters that require gradients."""
         return self.is_trainable and len(self.holders) == len(self.parameters)
+
+    @property
+    def is_updated(self) -> bool:
+        """Whether all optimizers that have a parameter of it have stepped."""
+        return self.is_held and all(holder.has_stepped for holder in self.holders)
 
     @property
     def is_held_by_nobody(self) -> bool:
@@ -120,13 +127,14 @@ def holders_of(optimizers: Iterable[Optimizer], rates: Mapping[int, float]) -> d
 
     Args:
         optimizers: those of the training.
-        rates: the id of a group to its largest learning rate since the last measurement.
+        rates: the id of each group that has stepped since the last measurement, to its largest learning rate.
 
     """
     holders = {}
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            holder = Holder(rates.get(id(group), nan), _decay_turns(optimizer, group))
+            rate = rates.get(id(group))
+            holder = Holder(rate is not None, nan if rate is None else rate, _decay_turns(optimizer, group))
             holders.update(dict.fromkeys(map(id, group["params"]), holder))
     return holders
 

@@ -60,7 +60,8 @@ class Findings:
         self._watched: dict[str, list[weakref.ref[Parameter]]] = {}
         self._quiet: dict[str, int] = {}
         """For how many steps in a row the gradient of each watched layer has been zero or missing."""
-        self._loud: set[str] = set()
+        self._updated: dict[str, bool] = {}
+        """Whether watched layers that are updated in this batch had a gradient."""
         self._rates: dict[int, float] = {}
         self._has_looked_at_start = False
 
@@ -78,8 +79,9 @@ class Findings:
             mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             for layer, references in self._watched.items():
                 own = [p for reference in references if (p := reference()) is not None and id(p) in mine]
-                if own and gradient_of(own) not in (Gradient.ZERO, Gradient.MISSING):
-                    self._loud.add(layer)
+                if own:
+                    loud = gradient_of(own) not in (Gradient.ZERO, Gradient.MISSING)
+                    self._updated[layer] = self._updated.get(layer, False) or loud
 
     @property
     def watches(self) -> bool:
@@ -104,14 +106,13 @@ class Findings:
                 scene = Scene(facts, 0, True, False, False, ())
                 self._tell(NOT_IN_OPTIMIZER, scene, found, 1, epoch, step)
 
-        for layer in self._watched:
+        for layer, loud in self._updated.items():
             # A gradient that has been clipped to zero counts too.
-            loud = layer in self._loud
             if loud and gradient_of(p for p in layers.get(layer, {}).values() if p.requires_grad) is not Gradient.ZERO:
                 self._quiet[layer] = 0
             else:
                 self._quiet[layer] = self._quiet.get(layer, 0) + 1
-        self._loud.clear()
+        self._updated.clear()
 
     def observe(
         self, measurement: Measurement, layers: NamedLayers, optimizers: Sequence[Optimizer], moment: Moment
