@@ -80,7 +80,7 @@ class Findings:
             for layer, references in self._watched.items():
                 own = [p for reference in references if (p := reference()) is not None and id(p) in mine]
                 if own:
-                    loud = gradient_of(own) not in (Gradient.ZERO, Gradient.MISSING)
+                    loud = gradient_of(own) in (Gradient.SOME, Gradient.NOT_FINITE)
                     self._updated[layer] = self._updated.get(layer, False) or loud
 
     @property
@@ -146,8 +146,8 @@ class Findings:
             due = [layer for layer in suspects if max(steps[layer.name], 1) >= rule.patience]
             applied = min((steps[layer.name] for layer in due), default=0)
             self._tell(rule, scene, due, applied, moment.epoch, moment.step)
-        # Decay turns some layers whether they have a gradient or not, and some loops clear gradients after each step.
-        # So gradients of such layers are watched from step to step.
+        # Decay turns some layers whether they have a gradient or not, and Lightning clears gradients before it
+        # validates. So gradients of such layers are watched from step to step.
         told = self._told["no_gradient"] | self._told["nothing_moves"]
         watched = [one for one in facts if one.name not in told and may_have_no_gradient(one, moment.steps)]
         self._watched = {one.name: [*map(weakref.ref, one.parameters)] for one in watched}
