@@ -253,6 +253,13 @@ def test_gradients_that_have_been_cleared_say_nothing_of_a_cause(tmp_path):
     assert "gradient is" not in found.message
 
 
+def test_gradients_that_validation_clears_are_watched_in_the_next_epoch(tmp_path):
+    callback = RWCCallback()
+    trainer(callback, tmp_path=tmp_path).fit(net(Dead), images(batches=EPOCH), images(batches=1))
+    (found,) = callback.findings
+    assert (found.kind, found.layers, found.epoch) == ("no_gradient", ("conv1", "block.conv2"), 1)
+
+
 def test_a_resumed_run_tells_nothing_twice_and_forgets_nothing(tmp_path):
     class DiesLater(Net):
         def loss(self, batch):
