@@ -258,6 +258,11 @@ def test_gradients_that_validation_clears_are_watched_in_the_next_epoch(tmp_path
     trainer(callback, tmp_path=tmp_path).fit(net(Dead), images(batches=EPOCH), images(batches=1))
     (found,) = callback.findings
     assert (found.kind, found.layers, found.epoch) == ("no_gradient", ("conv1", "block.conv2"), 1)
+    callback = RWCCallback()
+    trainer(callback, tmp_path=tmp_path).fit(net(LossTimesZero), images(batches=EPOCH), images(batches=1))
+    (found,) = callback.findings
+    assert (found.kind, found.epoch) == ("nothing_moves", 0)
+    assert "Their gradients have been cleared since" in found.message
 
 
 def test_a_resumed_run_tells_nothing_twice_and_forgets_nothing(tmp_path):

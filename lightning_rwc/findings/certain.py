@@ -29,6 +29,8 @@ class Scene(NamedTuple):
     """Whether values are estimates, so that a few elements may have moved unseen."""
     spans_ranks: bool
     """Whether each rank measured a part only, so that one that failed made all values ``nan``."""
+    had_gradients: bool
+    """Whether any parameter had a gradient when its optimizer stepped. It may have been cleared since."""
     quiet: Container[str]
     """Layers whose gradient was exactly zero in each of many batches in a row."""
 
@@ -106,6 +108,11 @@ def _nothing_moves_message(scene: Scene, found: list[LayerFacts], steps: int) ->
     rates = {holder.learning_rate for layer in held for holder in layer.holders}
     if rates == {0.0}:
         cause = "The learning rate of all of them is 0. Check the learning rate, and the first value of its scheduler."
+    elif _all(held, Gradient.MISSING) and scene.had_gradients:
+        cause = (
+            "Their gradients have been cleared since, as Lightning does before it validates. They may have been zero "
+            "or clipped to zero, or each update may be too small for the number format of the weights."
+        )
     elif _all(held, Gradient.MISSING):
         cause = (
             "None of them has a gradient. Look for a `detach()`, a `torch.no_grad()`, or a loss that does not depend "

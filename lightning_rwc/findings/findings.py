@@ -63,6 +63,7 @@ class Findings:
         self._updated: dict[str, bool] = {}
         """Whether watched layers that are updated in this batch had a gradient."""
         self._rates: dict[int, float] = {}
+        self._had_gradients = False
         self._has_looked_at_start = False
 
     def optimizer_steps(self, optimizer: Optimizer) -> None:
@@ -75,6 +76,7 @@ class Findings:
         for group in optimizer.param_groups:
             rate = learning_rate(group)
             self._rates[id(group)] = max(rate, self._rates.get(id(group), rate))
+            self._had_gradients = self._had_gradients or any(p.grad is not None for p in group["params"])
         if self._watched:
             mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
             for layer, references in self._watched.items():
@@ -103,7 +105,7 @@ class Findings:
             facts = facts_at_start(layers, holders_of(optimizers, {})) if optimizers else []
             found = [one for one in facts if one.is_held_by_nobody and one.gradient is Gradient.SOME]
             if found:
-                scene = Scene(facts, 0, True, False, False, ())
+                scene = Scene(facts, 0, True, False, False, True, ())
                 self._tell(NOT_IN_OPTIMIZER, scene, found, 1, epoch, step)
 
         for layer, loud in self._updated.items():
@@ -132,7 +134,16 @@ class Findings:
             return
         facts = facts_of(measurement, layers, holders_of(optimizers, rates))
         quiet = {layer for layer, batches in self._quiet.items() if batches >= PATIENCE}
-        scene = Scene(facts, moment.steps, bool(optimizers), moment.is_sampled, measurement.spans_ranks, quiet)
+        scene = Scene(
+            facts,
+            moment.steps,
+            bool(optimizers),
+            moment.is_sampled,
+            measurement.spans_ranks,
+            self._had_gradients,
+            quiet,
+        )
+        self._had_gradients = False
         for rule in CERTAIN:
             suspects, before = rule.suspects(scene), self._steps.get(rule.kind, {})
             steps = {
