@@ -151,7 +151,7 @@ class RWCCallback(Callback):
         self._announcer = Announcer(prefix, heatmap)
         check_findings(findings)
         self._recorder = Recorder(measures, findings)
-        UnitSelection(units)
+        self._unit_selection = UnitSelection(units)
         if self._recorder.measures.has_equilibrium and relative_to == "initial":
             raise ValueError(
                 "`measures` has 'equilibrium', which compares the rotation since the previous measurement with a "
@@ -245,7 +245,7 @@ class RWCCallback(Callback):
         warn_if_history_stays_behind(trainer)
         # The sanity check may still initialise lazy parameters. `on_train_start` looks again.
         if not any(is_lazy(parameter) for parameter in pl_module.parameters()):
-            require_layers(trainer, pl_module, LayerSelection(self.layers, self.group_by), UnitSelection(self._units))
+            require_layers(trainer, pl_module, LayerSelection(self.layers, self.group_by), self._unit_selection)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -345,7 +345,7 @@ class RWCCallback(Callback):
         self._initial = None
         selection = LayerSelection(self.layers, self.group_by)
         settle_reductions(trainer)
-        require_layers(trainer, pl_module, selection, UnitSelection(self._units))
+        require_layers(trainer, pl_module, selection, self._unit_selection)
         try:
             self._recorder.metric = RelativeWeightChange(
                 pl_module,
@@ -374,7 +374,7 @@ class RWCCallback(Callback):
         if self._metric is not None:
             layers = self._metric.tracked(pl_module)
             hint_if_nothing_learns(layers, pl_module)
-            warn_of_many_units(UnitColumns(layers, UnitSelection(self._units)))
+            warn_of_many_units(UnitColumns(layers, self._unit_selection))
 
     def _keep_initial(self, trainer: Trainer) -> None:
         # For checkpoints at moments when not all ranks can answer. Only rank 0 writes checkpoints.
@@ -454,7 +454,7 @@ class RWCCallback(Callback):
 
     def _settings(self) -> dict[str, Any]:
         settings = {name: getattr(self, name) for name in ("every_n_epochs", "every_n_train_steps", "max_elements")}
-        return settings | {"units": UnitSelection(self._units).rows_of_patterns}
+        return settings | {"units": self._unit_selection.rows_of_patterns}
 
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._metric is not None:

@@ -20,7 +20,8 @@ from lightning_rwc.sampling import UNSEEN, SampleSums
 # Beyond this, Σ|c|² is what rounding leaves of the difference of two equal numbers.
 _NOTHING_LEFT = 1e-14
 # A weight in float32 is rounded by at most this fraction of itself.
-_ROUNDING = 2.0**-24
+ROUNDING = 2.0**-24
+"""How far a step may rotate float32 weights by rounding alone, in radians."""
 
 
 class Evidence(NamedTuple):
@@ -124,7 +125,7 @@ def still_share(units: Tensor, steps: int) -> Tensor:
             2⁻²⁴. It explains more where sums are float32, and then this finds no unit that decays.
 
     """
-    return (rotation(units) <= max(steps, 1) * _ROUNDING).to(units).mean()
+    return (rotation(units) <= max(steps, 1) * ROUNDING).to(units).mean()
 
 
 def _with_still(value: Tensor, moved: Tensor, squared_change: Tensor, from_zero: Tensor | None = None) -> Tensor:

@@ -2,7 +2,8 @@
 """The recorder: it measures a module, and writes the rows of all tables."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from warnings import warn
@@ -63,18 +64,14 @@ class Recorder:
         if self.forecast is not None:
             self.forecast.note(optimizer)
         if self.looks_for_findings:
-            try:
+            with self._looking():
                 self._observer.optimizer_steps(optimizer)
-            except Exception as error:
-                self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
 
     def batch_ended(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> None:
         """Look at gradients after a batch with an optimizer step, if there is a reason to."""
         if self.looks_for_findings and self.metric is not None and self._observer.watches:
-            try:
+            with self._looking():
                 self._observer.batch_ended(self.metric.tracked(module), optimizers, cadence.epoch, cadence.step)
-            except Exception as error:
-                self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
 
     def measure(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> Measurement | None:
         """Measure ``module`` and write a row. If :attr:`metric` spans ranks, this is a collective.
@@ -95,12 +92,10 @@ class Recorder:
         assert metric is not None
         measurement = self._measure(metric, module, cadence)
         if measurement is not None and self.looks_for_findings:
-            try:
+            with self._looking():
                 initial = metric.relative_to == "initial"
                 moment = Moment(cadence.epoch, cadence.step, metric.steps, initial, metric.is_sampled)
                 self._observer.observe(measurement, metric.tracked(module), optimizers, moment)
-            except Exception as error:
-                self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
         return measurement
 
     def _measure(self, metric: RelativeWeightChange, module: Module, cadence: Cadence) -> Measurement | None:
@@ -129,6 +124,14 @@ class Recorder:
                 f"{error}. The row of epoch {cadence.epoch} is nan.",
             )
             return None
+
+    @contextmanager
+    def _looking(self) -> Iterator[None]:
+        """Let no error of a look for findings reach training."""
+        try:
+            yield
+        except Exception as error:
+            self._warn_once("findings", f"Looking for findings failed with {type(error).__name__}: {error}.")
 
     def _warn_once(self, kind: str, message: str) -> None:
         if kind not in self._warned:

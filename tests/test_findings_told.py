@@ -26,7 +26,7 @@ from lightning_rwc.measure_tables import MeasureTables
 from lightning_rwc.plotting import curves, heatmap, to_image
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags
-from tests.helpers import events, images, net, trainer
+from tests.helpers import events, images, lit_logger, net, trainer
 
 STUCK = Finding("stuck", ("conv", "fc"), 0, 5, "Layers 'conv' and 'fc' do not move. Raise the learning rate.")
 DEAD = Finding("dead_units", ("conv",), 0, 5, "Half of the units of 'conv' are dead.")
@@ -204,28 +204,14 @@ def test_comet_has_a_text_a_step(tmp_path, monkeypatch):
 
 def test_litlogger_gets_findings_by_its_documented_call():
     litlogger = pytest.importorskip("litlogger", reason="litlogger needs Python 3.11")
-    from litlogger.series import Series
-
     uploads = []
 
-    class Experiment:
-        """Stands where litlogger's service would; the series and the text are its own."""
+    def upload(key, value, step):
+        assert isinstance(value, litlogger.Text)
+        uploads.append((key, Path(value._get_upload_path()).read_text(), step))
+        value._cleanup()
 
-        def __getitem__(self, key):
-            return Series(self, key)
-
-        def _register_key_type(self, key, kind):
-            assert kind == "file_series"
-
-        def _log_file_series_value(self, key, value, index, step):
-            assert isinstance(value, litlogger.Text)
-            uploads.append((key, Path(value._get_upload_path()).read_text(), step))
-            value._cleanup()
-
-    class LitLogger:
-        experiment = Experiment()
-
-    LoggerOutput().findings([LitLogger()], "rwc/findings", [STUCK, GONE], 1)
+    LoggerOutput().findings([lit_logger(upload)], "rwc/findings", [STUCK, GONE], 1)
     assert uploads == [("rwc/findings", GONE_TEXT, 17)]
 
 

@@ -24,7 +24,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from lightning_rwc import RWCCallback, loggers
 from lightning_rwc.loggers import LoggerOutput, register_picture_writer
 from lightning_rwc.tensorboard.contents import read
-from tests.helpers import LAYERS, Net, Recorder, events, expected_table, images, net, trainer
+from tests.helpers import LAYERS, Net, Recorder, events, expected_table, images, lit_logger, net, trainer
 from tests.oracle import numpy_rwc
 
 SUMMARY = ("total", "depth_correlation", "epoch")
@@ -325,26 +325,9 @@ def test_comet_offline(tmp_path, monkeypatch):
 
 def test_litlogger_gets_pictures_by_its_documented_call():
     litlogger = pytest.importorskip("litlogger", reason="litlogger needs Python 3.11")
-    from litlogger.series import Series
-
     uploads = []
-
-    class Experiment:
-        """Stands where litlogger's service would; the series and the image are its own."""
-
-        def __getitem__(self, key):
-            return Series(self, key)
-
-        def _register_key_type(self, key, kind):
-            assert kind == "file_series"
-
-        def _log_file_series_value(self, key, value, index, step):
-            uploads.append((key, value, step))
-
-    class LitLogger:
-        experiment = Experiment()
-
-    LoggerOutput().pictures([LitLogger()], {"rwc/heatmap": PICTURE}, step=7)
+    logger = lit_logger(lambda *upload: uploads.append(upload))
+    LoggerOutput().pictures([logger], {"rwc/heatmap": PICTURE}, step=7)
     [(key, value, step)] = uploads
     assert (key, step) == ("rwc/heatmap", 7)
     assert isinstance(value, litlogger.Image)

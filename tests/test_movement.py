@@ -13,6 +13,7 @@ from lightning_rwc import RelativeWeightChange, RWCCallback, RWCHistory
 from lightning_rwc.checkpoints import history_of_checkpoints
 from lightning_rwc.functional import change_sums
 from lightning_rwc.movement import MOVEMENTS, moved_share, radial, rotation
+from tests.faults.optimizers import Lion
 from tests.helpers import LAYERS, Net, Recorder, events, images, net, trainer
 from tests.oracle import MOVES, NORMS, numpy_moves
 
@@ -98,23 +99,6 @@ class Block(nn.Module):
         return self.head(x + self.outer(self.inner(x).relu()))
 
 
-class Lion(torch.optim.Optimizer):
-    """Chen et al., arXiv 2302.06675, algorithm 2."""
-
-    def __init__(self, parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.1):
-        super().__init__(parameters, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            (beta1, beta2), rate = group["betas"], group["lr"]
-            for p in filter(lambda p: p.grad is not None, group["params"]):
-                momentum = self.state[p].setdefault("momentum", torch.zeros_like(p))
-                update = (beta1 * momentum + (1 - beta1) * p.grad).sign()
-                p.mul_(1 - rate * group["weight_decay"]).sub_(update, alpha=rate)
-                momentum.mul_(beta2).add_(p.grad, alpha=1 - beta2)
-
-
 def muon(parameters):
     return torch.optim.Muon([p for p in parameters if p.ndim == 2], lr=1e-3, weight_decay=0.1)
 
@@ -127,7 +111,7 @@ OPTIMIZERS = {
     "NAdam": torch.optim.NAdam,
     "RMSprop": lambda parameters: torch.optim.RMSprop(parameters, lr=1e-3),
     "Adagrad": torch.optim.Adagrad,
-    "Lion": Lion,
+    "Lion": lambda parameters: Lion(parameters, lr=1e-3),
     "Muon": muon,
 }
 

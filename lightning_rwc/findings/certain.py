@@ -7,14 +7,13 @@ from typing import NamedTuple
 
 from lightning_rwc.findings.facts import Gradient, LayerFacts
 from lightning_rwc.findings.finding import listing
+from lightning_rwc.movement import ROUNDING
 
 # For so many optimizer steps in a row most rules must apply before they are told. Layers that start at zero keep
 # gradients from others in the first few steps, and a warm-up may begin at a learning rate of 0.
 PATIENCE = 10
 # Without a gradient, a step of decay by the sign of each weight makes a layer at least so much shorter as it turns it.
 SHRINKING = 0.5
-# A weight in float32 is rounded by at most this fraction of itself in a step.
-ROUNDING = 2.0**-24
 
 
 class Scene(NamedTuple):

@@ -14,7 +14,6 @@ from lightning_rwc.findings.certain import (
     CERTAIN,
     NOT_IN_OPTIMIZER,
     PATIENCE,
-    ROUNDING,
     SHRINKING,
     Rule,
     Scene,
@@ -31,6 +30,7 @@ from lightning_rwc.findings.facts import (
 )
 from lightning_rwc.findings.finding import Finding
 from lightning_rwc.metric import Measurement
+from lightning_rwc.movement import ROUNDING
 
 NamedLayers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
 

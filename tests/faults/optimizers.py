@@ -8,7 +8,7 @@ from torch import optim
 
 
 class Lion(optim.Optimizer):
-    """The sign of an average of gradients, with decoupled decay (Chen et al., 2023)."""
+    """The sign of an average of gradients, with decoupled decay (Chen et al., arXiv 2302.06675, algorithm 2)."""
 
     def __init__(self, params, lr, betas=(0.9, 0.99), weight_decay=0.1):
         super().__init__(params, {"lr": lr, "betas": betas, "weight_decay": weight_decay})
