@@ -41,10 +41,16 @@ from lightning_rwc.start import (
     warn_of_many_units,
 )
 from lightning_rwc.tags import Tags, find_shared
-from lightning_rwc.trainer_state import has_replicas, logged_step, ranks_are_together, settle_reductions
+from lightning_rwc.trainer_state import (
+    has_replicas,
+    logged_step,
+    planned_steps,
+    ranks_are_together,
+    settle_reductions,
+)
 from lightning_rwc.units import UnitColumns, UnitFilter, UnitSelection
 
-_STATE_VERSION = 3
+_STATE_VERSION = 4
 
 
 class RWCCallback(Callback):
@@ -459,5 +465,5 @@ class RWCCallback(Callback):
     def _measure(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._metric is not None:
             settle_reductions(trainer)
-            measurement = self._recorder.measure(pl_module, self._cadence, trainer.optimizers)
+            measurement = self._recorder.measure(pl_module, self._cadence, trainer.optimizers, planned_steps(trainer))
             self._announcer.measurement(trainer, self._recorder, measurement)

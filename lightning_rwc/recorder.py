@@ -73,7 +73,9 @@ class Recorder:
             with self._looking():
                 self._observer.batch_ended(self.metric.tracked(module), optimizers, cadence.epoch, cadence.step)
 
-    def measure(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> Measurement | None:
+    def measure(
+        self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer], planned_steps: float = math.inf
+    ) -> Measurement | None:
         """Measure ``module`` and write a row. If :attr:`metric` spans ranks, this is a collective.
 
         It never raises an error of its own. If a measurement fails, its row is ``nan``, and the first failure is
@@ -83,6 +85,7 @@ class Recorder:
             module: the module that :attr:`metric` is for.
             cadence: it knows the epoch and the step.
             optimizers: those of the training.
+            planned_steps: how many optimizer steps the run will take, if that is known.
 
         Returns:
             The measurement, or None if it failed.
@@ -94,8 +97,8 @@ class Recorder:
         if measurement is not None and self.looks_for_findings:
             with self._looking():
                 initial = metric.relative_to == "initial"
-                moment = Moment(cadence.epoch, cadence.step, metric.steps, initial, metric.is_sampled)
-                self._observer.observe(measurement, metric.tracked(module), optimizers, moment)
+                moment = Moment(cadence.epoch, cadence.step, metric.steps, initial, metric.is_sampled, planned_steps)
+                self._observer.observe(measurement, module, metric.tracked(module), optimizers, moment)
         return measurement
 
     def _measure(self, metric: RelativeWeightChange, module: Module, cadence: Cadence) -> Measurement | None:

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The state of a Trainer: its strategy, steps and ranks. Some of it has no public name."""
 
+import math
 import sys
 from types import FrameType
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 
@@ -25,6 +27,15 @@ def logged_step(trainer: Trainer) -> int:
     # The number of batches that stepped has no public name. It is smaller than `global_step` with several optimizers
     # under manual optimisation. Lightning's LearningRateMonitor reads the same attribute.
     return trainer.fit_loop.epoch_loop._batches_that_stepped
+
+
+def planned_steps(trainer: Trainer) -> float:
+    """How many optimizer steps the training will take; ``inf`` if that is unknown."""
+    try:
+        steps = float(trainer.estimated_stepping_batches)
+    except MisconfigurationException:
+        return math.inf  # the number of accumulated batches changes
+    return steps if steps > 0 else math.inf
 
 
 def settle_reductions(trainer: Trainer) -> None:

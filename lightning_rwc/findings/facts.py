@@ -6,11 +6,13 @@ from enum import Enum
 from math import nan
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
 from torch.optim import Optimizer
 
+from lightning_rwc.findings.trends import Moves, Numbers
 from lightning_rwc.metric import Measurement
 from lightning_rwc.shards import local
 
@@ -166,6 +168,30 @@ def facts_of(
         _facts(layer, (change, rotations[layer], growths[layer], shares[layer]), layers.get(layer, {}), holders)
         for layer, change in measurement.values.items()
     ]
+
+
+def moves_of(
+    measurement: Measurement, layers: Mapping[str, Mapping[str, Parameter]], rates: Numbers, steps: int
+) -> Moves:
+    """How far each measured layer moved.
+
+    Args:
+        measurement: it has the movements rotation and radial.
+        layers: layer name to parameter name to parameter.
+        rates: the learning rate of each measured layer.
+        steps: the optimizer steps since the snapshot.
+
+    """
+    rotations, growths = (
+        np.fromiter(measurement.movements[name].values.values(), dtype=np.float64) for name in ("rotation", "radial")
+    )
+    with np.errstate(all="ignore"):
+        # The law of cosines, for any norm that is measured.
+        changes = np.sqrt(growths**2 + 4 * (1 + growths) * np.sin(rotations / 2) ** 2)
+    for number, layer in enumerate(measurement.values):
+        if changes[number] == 0 and not any(p.requires_grad for p in layers.get(layer, {}).values()):
+            changes[number] = nan
+    return Moves(changes, rotations, growths, rates, steps)
 
 
 def _facts(

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, TypeAlias
 
-from torch.nn import Parameter
+import numpy as np
+from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from lightning_rwc.findings.certain import (
@@ -27,8 +28,12 @@ from lightning_rwc.findings.facts import (
     gradient_of,
     holders_of,
     learning_rate,
+    moves_of,
 )
 from lightning_rwc.findings.finding import Finding
+from lightning_rwc.findings.kinds import KindsOfLayers
+from lightning_rwc.findings.likely import LIKELY, Outlook
+from lightning_rwc.findings.trends import Trends
 from lightning_rwc.metric import Measurement
 from lightning_rwc.movement import ROUNDING
 
@@ -47,6 +52,8 @@ class Moment(NamedTuple):
     """Whether the snapshot is always the start of training."""
     is_sampled: bool
     """Whether values are estimates."""
+    planned_steps: float
+    """How many optimizer steps the run will take; ``inf`` if that is unknown."""
 
 
 class Findings:
@@ -65,6 +72,8 @@ class Findings:
         self._rates: dict[int, float] = {}
         self._had_gradients = False
         self._has_looked_at_start = False
+        self._trends = Trends()
+        self._kinds = KindsOfLayers()
 
     def optimizer_steps(self, optimizer: Optimizer) -> None:
         """Look at an optimizer that is about to step.
@@ -106,7 +115,7 @@ class Findings:
             found = [one for one in facts if one.is_held_by_nobody and one.gradient is Gradient.SOME]
             if found:
                 scene = Scene(facts, 0, True, False, False, True, ())
-                self._tell(NOT_IN_OPTIMIZER, scene, found, 1, epoch, step)
+                self._tell_certain(NOT_IN_OPTIMIZER, scene, found, 1, epoch, step)
 
         for layer, loud in self._updated.items():
             # A gradient that has been clipped to zero counts too.
@@ -117,18 +126,64 @@ class Findings:
         self._updated.clear()
 
     def observe(
-        self, measurement: Measurement, layers: NamedLayers, optimizers: Sequence[Optimizer], moment: Moment
+        self,
+        measurement: Measurement,
+        module: Module,
+        layers: NamedLayers,
+        optimizers: Sequence[Optimizer],
+        moment: Moment,
     ) -> None:
         """Look at a measurement.
 
         Args:
             measurement: it has the movements rotation, radial and moved.
+            module: what was measured.
             layers: layer name to parameter name to parameter, as they are now.
             optimizers: those of the training.
             moment: when it was taken.
 
         """
         rates, self._rates = self._rates, {}
+        self._observe_facts(measurement, layers, optimizers, rates, moment)
+        if not moment.since_start and moment.steps:
+            self._observe_trends(measurement, module, layers, optimizers, rates, moment)
+
+    def _observe_trends(  # noqa: PLR0917
+        self,
+        measurement: Measurement,
+        module: Module,
+        layers: NamedLayers,
+        optimizers: Sequence[Optimizer],
+        rates: Mapping[int, float],
+        moment: Moment,
+    ) -> None:
+        kinds, trends = self._kinds.of(module, layers, optimizers), self._trends
+        groups = [rates.get(id(group), math.nan) for one in optimizers for group in one.param_groups]
+        moves = moves_of(measurement, layers, np.array([*groups, math.nan])[kinds.groups], moment.steps)
+        trends.follow([*measurement.values])
+        if stuck := set().union(*(self._told.get(rule.kind, ()) for rule in CERTAIN)):
+            moves.changes[np.isin(trends.layers, [*stuck])] = math.nan
+        trends.add(moves)
+        outlook = Outlook(kinds.numbers, kinds.is_sgd, kinds.is_normalised, moment.planned_steps)
+        for rule in LIKELY:
+            told = self._told.get(rule.kind, set())
+            if (rule.once and told) or not rule.explained_by.isdisjoint(self._told):
+                continue
+            chosen = rule.applies(trends, outlook)
+            if told and chosen.any():
+                chosen &= ~np.isin(trends.layers, [*told])
+            if chosen.any():
+                message = rule.message(trends, outlook, chosen)
+                self._tell(rule.kind, tuple(trends.names(chosen)), message, moment.epoch, moment.step)
+
+    def _observe_facts(
+        self,
+        measurement: Measurement,
+        layers: NamedLayers,
+        optimizers: Sequence[Optimizer],
+        rates: Mapping[int, float],
+        moment: Moment,
+    ) -> None:
         if not self._may_be_wrong(measurement, layers, moment.steps):
             self._steps, self._quiet, self._watched = {}, {}, {}
             return
@@ -156,10 +211,10 @@ class Findings:
             self._steps[rule.kind] = steps
             due = [layer for layer in suspects if max(steps[layer.name], 1) >= rule.patience]
             applied = min((steps[layer.name] for layer in due), default=0)
-            self._tell(rule, scene, due, applied, moment.epoch, moment.step)
+            self._tell_certain(rule, scene, due, applied, moment.epoch, moment.step)
         # Decay turns some layers whether they have a gradient or not, and Lightning clears gradients before it
         # validates. So gradients of such layers are watched from step to step.
-        told = self._told["no_gradient"] | self._told["nothing_moves"]
+        told = self._told.get("no_gradient", set()) | self._told.get("nothing_moves", set())
         watched = [one for one in facts if one.name not in told and may_have_no_gradient(one, moment.steps)]
         self._watched = {one.name: [*map(weakref.ref, one.parameters)] for one in watched}
         self._quiet = {layer: self._quiet.get(layer, 0) for layer in self._watched}
@@ -174,18 +229,21 @@ class Findings:
                 return True
         return False
 
-    def _tell(  # noqa: PLR0917
+    def _tell_certain(  # noqa: PLR0917
         self, rule: Rule, scene: Scene, layers: Sequence[LayerFacts], steps: int, epoch: int, step: int
     ) -> None:
-        told = self._told.setdefault(rule.kind, set())
+        told = self._told.get(rule.kind, set())
         fresh = [layer for layer in layers if layer.name not in told]
         if fresh and not (rule.once and told):
             names = tuple(layer.name for layer in fresh)
-            self.found.append(Finding(rule.kind, names, epoch, step, rule.message(scene, fresh, steps)))
-            told.update(names)
+            self._tell(rule.kind, names, rule.message(scene, fresh, steps), epoch, step)
+
+    def _tell(self, kind: str, layers: tuple[str, ...], message: str, epoch: int, step: int) -> None:
+        self.found.append(Finding(kind, layers, epoch, step, message))
+        self._told.setdefault(kind, set()).update(layers)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_watched": {}, "_quiet": {}}
+        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_kinds": KindsOfLayers()}
 
     def state_dict(self) -> dict[str, Any]:
         """The findings, and for how long rules have applied, for a checkpoint."""
@@ -193,6 +251,7 @@ class Findings:
             "found": [asdict(finding) | {"layers": [*finding.layers]} for finding in self.found],
             "told": {kind: sorted(layers) for kind, layers in self._told.items()},
             "steps": {kind: dict(steps) for kind, steps in self._steps.items()},
+            "trends": self._trends.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -200,3 +259,4 @@ class Findings:
         self.found = [Finding(**one | {"layers": tuple(one["layers"])}) for one in state["found"]]
         self._told = {kind: {*layers} for kind, layers in state["told"].items()}
         self._steps = {kind: dict(steps) for kind, steps in state["steps"].items()}
+        self._trends.load_state_dict(state["trends"])

@@ -1,0 +1,69 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which layers of a model can be compared with one another."""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from torch import nn
+from torch.nn import Module, Parameter
+from torch.optim import Optimizer
+
+Layers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
+
+_EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
+# Norms that stand right behind a layer. Those of transformers stand before one.
+_NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
+
+
+class Kinds(NamedTuple):
+    """What is known of the layers of a model besides their weights."""
+
+    numbers: npt.NDArray[np.intp]
+    """For each layer, the number of its kind. Layers of one kind have weights of as many dimensions, are all embeddings
+    or none of them, and belong to one optimizer."""
+    groups: npt.NDArray[np.intp]
+    """For each layer, the position of its parameter group among those of all optimizers; -1 if it has none."""
+    is_sgd: bool
+    """Whether all optimizers are SGD, whose steps are as long as gradients."""
+    is_normalised: bool
+    """Whether a batch norm or a group norm stands behind most layers, so that the size of their weights
+    does not matter."""
+
+
+class KindsOfLayers:
+    """Works out :class:`Kinds` again only if layers or parameter groups have changed."""
+
+    def __init__(self) -> None:
+        self._layers: Layers = {}
+        self._sizes: list[int] = []
+        self._kinds: Kinds | None = None
+
+    def of(self, module: Module, layers: Layers, optimizers: Sequence[Optimizer]) -> Kinds:
+        """The kinds of ``layers`` of ``module``, in their order."""
+        sizes = [len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups]
+        if self._kinds is None or layers is not self._layers or sizes != self._sizes:
+            self._layers, self._sizes, self._kinds = layers, sizes, _kinds(module, layers, optimizers)
+        return self._kinds
+
+
+def _kinds(module: Module, layers: Layers, optimizers: Sequence[Optimizer]) -> Kinds:
+    embedded, before_norm = set(), set()
+    leaves = [one for one in module.modules() if not any(one.children())]
+    for one, following in zip(leaves, [*leaves[1:], None], strict=True):
+        own = {id(parameter) for parameter in one.parameters(recurse=False)}
+        embedded |= own if isinstance(one, _EMBEDDINGS) else set()
+        before_norm |= own if isinstance(following, _NORMS) else set()
+    groups = [(number, group) for number, one in enumerate(optimizers) for group in one.param_groups]
+    places = {id(parameter): place for place, (_, group) in enumerate(groups) for parameter in group["params"]}
+    numbers: dict[tuple[int, bool, int], int] = {}
+    rows = []
+    for parameters in layers.values():
+        first = next(iter(parameters.values()))
+        place = places.get(id(first), -1)
+        kind = first.ndim, id(first) in embedded, groups[place][0] if place >= 0 else -1
+        rows.append((numbers.setdefault(kind, len(numbers)), place, id(first) in before_norm))
+    table = np.array(rows, dtype=np.intp).reshape(-1, 3)
+    is_sgd = all("SGD" in {base.__name__ for base in type(one).__mro__} for one in optimizers)
+    return Kinds(table[:, 0], table[:, 1], is_sgd, bool(2 * table[:, 2].sum() > len(rows)))

@@ -1,0 +1,217 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rules that say what is likely wrong, from how fast layers move.
+
+No training that learns well reaches the thresholds, in the trainings of ``python -m tests.rates``.
+"""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_rwc.findings.finding import listing
+from lightning_rwc.findings.trends import STOPPED, WINDOW, Numbers, Trends
+
+Chosen: TypeAlias = npt.NDArray[np.bool_]
+
+# The highest value of :func:`upheaval`, by whether plain SGD trains, and whether norms stand behind the layers.
+MOST_UPHEAVAL = {(True, False): 0.25, (False, False): 1.45, (True, True): 3.9, (False, True): 3.9}
+# The fastest layer moves at least by so much of its size. Training from random weights needs fifty times more, but
+# fine-tuning needs less.
+LEAST_PATH = 0.01
+# So many decades lie between a layer and the range of the others of its kind.
+OUT_OF_LINE = 1.5
+# So many decades lie between the first third and the last third of the layers of a kind.
+FALL = 2.5
+# By so many decades a measurement is faster than all before it.
+BURST = 1.0
+# A layer is compared with so many others, over so many windows or measurements.
+LAYERS, WINDOWS, MEASUREMENTS = 4, 3, 10
+
+
+class Outlook(NamedTuple):
+    """What rules see besides the trends."""
+
+    kinds: npt.NDArray[np.intp]
+    """A number for each layer. Layers with the same number are of one kind, and one optimizer has them."""
+    is_sgd: bool
+    """Whether steps are as long as gradients, not normalised."""
+    is_normalised: bool
+    """Whether norms stand behind the layers, so that the size of their weights does not matter."""
+    planned_steps: float
+    """How many optimizer steps the run will take; ``inf`` if that is unknown."""
+
+
+class LikelyRule(NamedTuple):
+    """A kind of finding."""
+
+    kind: str
+    applies: Callable[[Trends, Outlook], Chosen]
+    """To which layers. It is called for each measurement."""
+    message: Callable[[Trends, Outlook, Chosen], str]
+    once: bool = True
+    """Whether later layers say nothing new."""
+    explained_by: frozenset[str] = frozenset()
+    """Kinds of findings of which this would only be a consequence."""
+
+
+def _nowhere(trends: Trends) -> Chosen:
+    return np.zeros(len(trends.layers), dtype=bool)
+
+
+def _slowdown(trends: Trends) -> float:
+    """By how many decades layers that still move are slower than at their fastest, in the mean."""
+    pairs = ((trends.peak, trends.window_pace), (trends.rotation_peak, trends.rotation_pace))
+    means = []
+    for peak, pace in pairs:
+        slower = (peak - pace)[(pace > STOPPED) & np.isfinite(peak)]
+        means.append(float(slower.mean()) if slower.size else 0.0)
+    return max(means)
+
+
+def upheaval(trends: Trends) -> float:
+    """How violently weights have moved.
+
+    A learning rate that is too high makes weights grow within a few steps, or throws them to where gradients are so
+    small that layers slow down by decades. Both happen in any training that takes long enough.
+
+    """
+    growth = trends.highest_growth if math.isfinite(trends.highest_growth) else 0.0
+    first, steps = max(trends.first_window, WINDOW), max(trends.steps, WINDOW)
+    return _slowdown(trends) + growth + 0.6 * math.log(first / WINDOW) - 1.5 * math.log(steps / WINDOW)
+
+
+def _learning_rate_high(trends: Trends, outlook: Outlook) -> Chosen:
+    if not trends.ends_window or upheaval(trends) <= MOST_UPHEAVAL[outlook.is_sgd, outlook.is_normalised]:
+        return _nowhere(trends)
+    return np.isfinite(trends.peak)
+
+
+def _learning_rate_high_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+    times, slower = math.exp(trends.highest_growth), 10 ** _slowdown(trends)
+    slowed = f" and layers now move {slower:,.0f} times less than at their fastest" if slower > 3 else ""
+    rates = trends.rate[chosen & np.isfinite(trends.rate)]
+    rate = f" ({rates.max():.2g})" if rates.size else ""
+    return (
+        f"Likely the learning rate{rate} is too high. Within {trends.steps} steps, weights have grown to {times:.1f} "
+        f"times their size{slowed}. Divide the learning rate by 3 to 10, warm it up, or clip gradients."
+    )
+
+
+def _learning_rate_low(trends: Trends, outlook: Outlook) -> Chosen:
+    if not trends.ends_window or trends.windows < WINDOWS or trends.steps < outlook.planned_steps / 5:
+        return _nowhere(trends)
+    return (trends.path > 0) & (0 < _expected_path(trends, outlook) < LEAST_PATH)
+
+
+def _expected_path(trends: Trends, outlook: Outlook) -> float:
+    """How far the fastest layer will have moved at the end of the run, in parts of its size."""
+    rest = max(outlook.planned_steps - trends.steps, 0)
+    # A warm-up begins slowly, and a schedule ends slowly.
+    steady = trends.path * (1 + rest / max(trends.steps, 1))
+    return float(np.maximum(steady, trends.path + trends.recent * rest).max(initial=0.0))
+
+
+def _learning_rate_low_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+    return (
+        f"Likely the learning rate is too low. At this rate no layer will have moved by more than "
+        f"{_expected_path(trends, outlook):.1g} of its size at the end of the run. Raise the learning rate 10 times. "
+        "If this continues a training that was nearly finished, it may be meant."
+    )
+
+
+def _members(trends: Trends, outlook: Outlook) -> list[npt.NDArray[np.intp]]:
+    """The layers of each kind that has enough of them, without those that stand still or began at zero."""
+    moving = (trends.window_pace > STOPPED) & np.isfinite(trends.path)
+    kinds = outlook.kinds
+    members = [np.flatnonzero(moving & (kinds == kind)) for kind in np.unique(kinds[moving])]
+    return [numbers for numbers in members if len(numbers) > LAYERS]
+
+
+def _vanishing(trends: Trends, outlook: Outlook) -> Chosen:
+    chosen = _nowhere(trends)
+    if not trends.ends_window:
+        return chosen
+    for numbers in _members(trends, outlook):
+        paces = trends.window_pace[numbers]
+        third = max(len(numbers) // 3, 1)
+        last = paces[-third:].mean()
+        if last - paces[:third].mean() > FALL and _is_rising(paces):
+            chosen[numbers[paces < last - FALL / 2]] = True
+    trends.windows_behind = trends.windows_behind + 1 if chosen.any() else 0
+    return chosen if trends.windows_behind >= WINDOWS else _nowhere(trends)
+
+
+def _is_rising(paces: Numbers) -> bool:
+    ranks = paces.argsort().argsort()
+    return bool(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1] > 0.9)
+
+
+def _vanishing_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+    slow, fast = trends.window_pace[chosen].min(), np.nanmax(trends.window_pace)
+    return (
+        f"Likely gradients vanish towards the input: layer by layer, {listing(trends.names(chosen))} move ever less, "
+        f"down to {10 ** (slow - fast):.1g} of the fastest layer. Add normalisation or residual connections, use ReLU "
+        "or GELU instead of saturating activations, or initialise weights for the activation."
+    )
+
+
+def _out_of_line(trends: Trends, outlook: Outlook) -> Chosen:
+    if not trends.ends_window:
+        return _nowhere(trends)
+    outside = _nowhere(trends)
+    for numbers in _members(trends, outlook):
+        order = numbers[trends.window_pace[numbers].argsort()]
+        paces = trends.window_pace[order]
+        outside[order[0]] = paces[1] - paces[0] > OUT_OF_LINE
+        outside[order[-1]] = paces[-1] - paces[-2] > OUT_OF_LINE
+    trends.out_of_line = np.where(outside, trends.out_of_line + 1, 0.0)
+    return trends.out_of_line >= WINDOWS
+
+
+def _out_of_line_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+    kinds, moving = outlook.kinds, trends.window_pace > STOPPED
+    parts = []
+    for number in np.flatnonzero(chosen):
+        others = trends.window_pace[moving & (kinds == kinds[number]) & (np.arange(len(kinds)) != number)]
+        pace = trends.window_pace[number]
+        times, than = (
+            (10 ** (pace - others.max()), "more than the fastest")
+            if pace > others.max()
+            else (10 ** (others.min() - pace), "less than the slowest")
+        )
+        parts.append(f"{trends.layers[number]!r} moves {times:,.0f} times {than} of the {len(others)} layers like it")
+    return (
+        f"Likely out of line: {', and '.join(parts)}. Look at how it is initialised, whether something scales its "
+        "output or its gradient, and whether it has its own learning rate."
+    )
+
+
+def _burst(trends: Trends, outlook: Outlook) -> Chosen:
+    return (trends.rise > BURST) & (trends.times_moved > MEASUREMENTS) & np.isfinite(trends.path)
+
+
+def _burst_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+    times = 10 ** float(trends.rise[chosen].max())
+    names = trends.names(chosen)
+    together = len(names) > 1 and 2 * len(names) > int((trends.pace > STOPPED).sum())
+    who = "Most layers have" if together else f"{listing(names)} {'has' if len(names) == 1 else 'have'}"
+    cause = (
+        "A batch with extreme values or a jump of the learning rate does this to all layers."
+        if together
+        else "Look for a batch with extreme values, or for weights that something other than the optimizer changes."
+    )
+    return f"Likely a burst: {who} moved up to {times:,.0f} times more than at any measurement before. {cause}"
+
+
+_UPHEAVALS = frozenset({"non_finite", "learning_rate_high"})
+_STUCK = frozenset({"nothing_moves", "rounded_away"})
+LIKELY = (
+    LikelyRule("learning_rate_high", _learning_rate_high, _learning_rate_high_message, explained_by=_UPHEAVALS),
+    LikelyRule("learning_rate_low", _learning_rate_low, _learning_rate_low_message, explained_by=_STUCK),
+    LikelyRule("vanishing", _vanishing, _vanishing_message, explained_by=_UPHEAVALS),
+    LikelyRule("out_of_line", _out_of_line, _out_of_line_message, once=False, explained_by=_UPHEAVALS),
+    LikelyRule("burst", _burst, _burst_message, once=False, explained_by=_UPHEAVALS),
+)
