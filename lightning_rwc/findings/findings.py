@@ -3,8 +3,9 @@
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 from torch.nn import Parameter
@@ -13,15 +14,19 @@ from torch.optim import Optimizer
 from lightning_rwc.findings.certain import (
     CERTAIN,
     NOT_IN_OPTIMIZER,
+    NOT_THAWED,
     PATIENCE,
     SHRINKING,
     Rule,
     Scene,
+    is_thawed,
     may_have_no_gradient,
+    never_thawed,
 )
 from lightning_rwc.findings.facts import (
     Gradient,
     LayerFacts,
+    Thaw,
     facts_at_start,
     facts_of,
     gradient_of,
@@ -47,6 +52,10 @@ class Moment(NamedTuple):
     """Whether the snapshot is always the start of training."""
     is_sampled: bool
     """Whether values are estimates."""
+    parameters: Callable[[], Iterable[Parameter]]
+    """Those of the whole module, also of layers that are not tracked."""
+    thaw: Thaw | None
+    """A promise to thaw layers, if there is one."""
 
 
 class Findings:
@@ -65,6 +74,21 @@ class Findings:
         self._rates: dict[int, float] = {}
         self._had_gradients = False
         self._has_looked_at_start = False
+        self._has_thawed = False
+
+    def started(self, thaw: Thaw | None, epoch: int, step: int) -> None:
+        """Look at what is promised for this fit.
+
+        Args:
+            thaw: a promise to thaw layers, if there is one.
+            epoch: the epoch in which the fit begins.
+            step: the step under which Lightning logs it.
+
+        """
+        self._has_thawed = False
+        told = any(finding.kind == NOT_THAWED.kind for finding in self.found)
+        if thaw is not None and thaw.epochs is not None and thaw.epochs <= thaw.epoch and not told:
+            self.found.append(Finding(NOT_THAWED.kind, thaw.layers, epoch, step, never_thawed(thaw)))
 
     def optimizer_steps(self, optimizer: Optimizer) -> None:
         """Look at an optimizer that is about to step.
@@ -129,10 +153,16 @@ class Findings:
 
         """
         rates, self._rates = self._rates, {}
-        if not self._may_be_wrong(measurement, layers, moment.steps):
+        thaw = moment.thaw if moment.thaw is not None and moment.epoch >= moment.thaw.epoch else None
+        all_frozen = bool(rates) and _all_frozen(measurement, moment, optimizers)
+        promised = thaw is not None and not self._has_thawed
+        if not (promised or all_frozen or self._may_be_wrong(measurement, layers, moment.steps)):
             self._steps, self._quiet, self._watched = {}, {}, {}
             return
         facts = facts_of(measurement, layers, holders_of(optimizers, rates))
+        if thaw is not None:
+            # A promise is kept once. Layers that are frozen again later may be meant to be.
+            self._has_thawed = self._has_thawed or any(is_thawed(one) for one in facts if one.name in thaw.layers)
         quiet = {layer for layer, batches in self._quiet.items() if batches >= PATIENCE}
         scene = Scene(
             facts,
@@ -142,6 +172,9 @@ class Findings:
             measurement.spans_ranks,
             self._had_gradients,
             quiet,
+            all_frozen,
+            None if self._has_thawed else thaw,
+            moment.epoch,
         )
         self._had_gradients = False
         for rule in CERTAIN:
@@ -200,3 +233,11 @@ class Findings:
         self.found = [Finding(**one | {"layers": tuple(one["layers"])}) for one in state["found"]]
         self._told = {kind: {*layers} for kind, layers in state["told"].items()}
         self._steps = {kind: dict(steps) for kind, steps in state["steps"].items()}
+
+
+def _all_frozen(measurement: Measurement, moment: Moment, optimizers: Sequence[Optimizer]) -> bool:
+    """Whether nothing has moved, and neither the module nor an optimizer has a parameter that requires gradients."""
+    if any(measurement.movements["moved"].values.values()):
+        return False
+    held = (parameter for one in optimizers for group in one.param_groups for parameter in group["params"])
+    return not any(parameter.requires_grad for parameter in chain(moment.parameters(), held))
