@@ -178,7 +178,7 @@ def _not_thawed_message(scene: Scene, found: list[LayerFacts], steps: int) -> st
     names = listing(_names(found))
     if all(layer.has_rate_zero for layer in found):
         return (
-            f"{thaw.callback} has thawed {names}, but with a learning rate of 0, so they cannot learn. Check "
+            f"{thaw.callback} has thawed {names}, but with a learning rate of 0, which changes nothing. Check "
             "`backbone_initial_lr`, `backbone_initial_ratio_lr` and `lambda_func`."
         )
     if thaw.first_epoch > thaw.epoch:
