@@ -5,7 +5,6 @@ It needs the packages of ``pip install -e ".[demo]"`` and about three minutes on
 and of ``docs/reproduction.md`` are not made here.
 """
 
-import json
 import shutil
 import tempfile
 from itertools import pairwise
@@ -20,76 +19,126 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
-from lightning_rwc import RWCCallback
+from lightning_rwc import RWCCallback, RWCHistory
 from lightning_rwc.demo import demo_images, run_demo
 from lightning_rwc.movement import quantity_of
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
-NOTEBOOK = ROOT / "notebooks" / "2_the_layer_that_does_not_learn.ipynb"
-PATTERNS = {
-    "healthy": "Net",
-    "frozen": "FrozenBlock",
-    "dead": "DeadBlock",
-    "decaying": "DecayingBlock",
-    "too_fast": "TooFast",
-    "exploding": "ExplodingLastLayer",
-}
 
 
-def main() -> None:
-    """Write all pictures, and print what their captions say."""
-    notebook = run_notebook()
-    for picture, network in PATTERNS.items():
-        notebook["runs"][network][0]["rwc"].plot_heatmap().savefig(IMAGES / f"pattern_{picture}.png")
-    rotation = notebook["runs"]["DecayingBlock"][0]["rotation"]
-    rotation.plot_heatmap(quantity_of("rotation")).savefig(IMAGES / "pattern_rotation.png")
+class Net(LightningModule):
+    """Three blocks of two convolutions, and a linear layer."""
 
-    histories, losses, accuracy = notebook["fit"](cut_off_network(notebook["Net"]))
-    histories["rwc"].plot_heatmap().savefig(IMAGES / "sick.png")
-    print(f"sick.png             loss {losses[-1]:7.3f}   accuracy {accuracy:6.1%}")  # noqa: T201
+    def __init__(self, learning_rate: float = 0.02) -> None:
+        super().__init__()
+        self.learning_rate = learning_rate
+        for number, (before, after) in enumerate(pairwise([1, 16, 32, 32]), start=1):
+            block = nn.ModuleDict({"conv1": nn.Conv2d(before, after, 3, padding=1)})
+            block["conv2"] = nn.Conv2d(after, after, 3, padding=1)
+            for conv in block.values():
+                nn.init.kaiming_normal_(conv.weight, nonlinearity="relu")
+            self.add_module(f"block{number}", block)
+        self.fc = nn.Linear(32, 10)
 
-    settling_rotation().savefig(IMAGES / "equilibrium.png")
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores."""
+        for block in (self.block1, self.block2, self.block3):
+            x = block["conv2"](block["conv1"](x).relu()).relu()
+            x = nn.functional.max_pool2d(x, 2)
+        return self.fc(x.flatten(1))
 
-    with tempfile.TemporaryDirectory() as folder:
-        for path in run_demo("digits", Path("data"), epochs=10, log_dir=Path(folder)).files:
-            if path.suffix == ".png":
-                shutil.copy(path, IMAGES)
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Cross-entropy, logged as ``loss``."""
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        """Accuracy, logged as ``accuracy``."""
+        self.log("accuracy", (self(batch[0]).argmax(1) == batch[1]).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD with momentum."""
+        return torch.optim.SGD(self.parameters(), lr=self.learning_rate, momentum=0.9)
 
 
-def run_notebook() -> dict[str, Any]:
-    """Run the notebook until its networks are trained: they are defined nowhere else."""
-    names: dict[str, Any] = {}
-    for cell in json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]:
-        if cell["cell_type"] == "code" and "runs" not in names:
-            exec("".join(line for line in cell["source"] if not line.startswith("%")), names)
-    return names
+class FrozenBlock(Net):
+    """Somebody froze a block for an experiment, and forgot."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block2.requires_grad_(False)
 
 
-def cut_off_network(net: type) -> type:
-    """A residual network of 12 layers that trains as the notebook's ``net`` does, without its third block."""
+class DeadBlock(Net):
+    """A bias so low that no unit of the block's first convolution ever fires, and no gradient comes through."""
 
-    class CutOff(net):  # type: ignore[misc]  # known only once the notebook has run
-        def __init__(self) -> None:
-            LightningModule.__init__(self)  # not the layers of `net`
-            self.learning_rate, self.losses = 0.02, []
-            self.stem = nn.Conv2d(1, 16, 3, padding=1)
-            for number in range(1, 6):
-                convs = {name: nn.Conv2d(16, 16, 3, padding=1) for name in ("conv1", "conv2")}
-                self.add_module(f"block{number}", nn.ModuleDict(convs))
-            self.fc = nn.Linear(16 * 4 * 4, 10)
+    def __init__(self) -> None:
+        super().__init__()
+        nn.init.constant_(self.block2["conv1"].bias, -10)
 
-        def forward(self, x: Tensor) -> Tensor:
-            x = self.stem(x).relu()
-            for number in range(1, 6):
-                block = getattr(self, f"block{number}")
-                change = block["conv2"](block["conv1"](x).relu())
-                if number == 3:
-                    change = change.detach()  # the mistake
-                x = (x + change).relu()
-            return self.fc(nn.functional.max_pool2d(x, 2).flatten(1))
 
-    return CutOff
+class DecayingBlock(DeadBlock):
+    """The same under AdamW, whose weight decay shrinks weights that get no gradient too."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """AdamW."""
+        return AdamW(self.parameters(), lr=0.005)
+
+
+class TooFast(Net):
+    """The learning rate is thirty times too high."""
+
+    def __init__(self) -> None:
+        super().__init__(learning_rate=0.6)
+
+
+class ExplodingLastLayer(Net):
+    """The last layer has a learning rate of its own, which somebody multiplied by the batch size."""
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """SGD with two parameter groups."""
+        body = [p for name, p in self.named_parameters() if not name.startswith("fc")]
+        groups = [{"params": body}, {"params": self.fc.parameters(), "lr": 12.0}]
+        return torch.optim.SGD(groups, lr=self.learning_rate, momentum=0.9)
+
+
+class CutOff(Net):
+    """A residual network of 12 layers without its third block."""
+
+    def __init__(self) -> None:
+        LightningModule.__init__(self)  # not the layers of `Net`
+        self.learning_rate = 0.02
+        self.stem = nn.Conv2d(1, 16, 3, padding=1)
+        for number in range(1, 6):
+            convs = {name: nn.Conv2d(16, 16, 3, padding=1) for name in ("conv1", "conv2")}
+            self.add_module(f"block{number}", nn.ModuleDict(convs))
+        self.fc = nn.Linear(16 * 4 * 4, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Class scores."""
+        x = self.stem(x).relu()
+        for number in range(1, 6):
+            block = getattr(self, f"block{number}")
+            change = block["conv2"](block["conv1"](x).relu())
+            if number == 3:
+                change = change.detach()  # the mistake
+            x = (x + change).relu()
+        return self.fc(nn.functional.max_pool2d(x, 2).flatten(1))
+
+
+def fit(network: type[Net]) -> dict[str, RWCHistory]:
+    """Train a network for 20 epochs, print its loss and its accuracy, and return what was measured."""
+    train, validation = demo_images("digits", Path("data"))
+    seed_everything(1, verbose=False)
+    module, rwc = network(), RWCCallback(measures=("rotation",))
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(max_epochs=20, accelerator="cpu", callbacks=[rwc], enable_model_summary=False, **quiet)
+    trainer.fit(module, DataLoader(train, batch_size=64, shuffle=True), DataLoader(validation, batch_size=512))
+    loss, accuracy = (float(trainer.callback_metrics[name]) for name in ("loss", "accuracy"))
+    print(f"{network.__name__:20} loss {loss:7.3f}   accuracy {accuracy:6.1%}")  # noqa: T201
+    return rwc.histories
 
 
 class Settling(LightningModule):
@@ -127,6 +176,32 @@ def settling_rotation() -> Figure:
     trainer.fit(Settling(), DataLoader(demo_images("digits", Path("data"))[0], batch_size=32, shuffle=True))
     rotation, ratio = callback.histories["rotation"], callback.histories["equilibrium"]
     return rotation.plot_curves(quantity_of("rotation"), rotation.values / ratio.values)
+
+
+PATTERNS = {
+    "healthy": Net,
+    "frozen": FrozenBlock,
+    "dead": DeadBlock,
+    "decaying": DecayingBlock,
+    "too_fast": TooFast,
+    "exploding": ExplodingLastLayer,
+}
+
+
+def main() -> None:
+    """Write all pictures, and print what their captions say."""
+    for picture, network in PATTERNS.items():
+        histories = fit(network)
+        histories["rwc"].plot_heatmap().savefig(IMAGES / f"pattern_{picture}.png")
+        if picture == "decaying":
+            histories["rotation"].plot_heatmap(quantity_of("rotation")).savefig(IMAGES / "pattern_rotation.png")
+    fit(CutOff)["rwc"].plot_heatmap().savefig(IMAGES / "sick.png")
+    settling_rotation().savefig(IMAGES / "equilibrium.png")
+
+    with tempfile.TemporaryDirectory() as folder:
+        for path in run_demo("digits", Path("data"), epochs=10, log_dir=Path(folder)).files:
+            if path.suffix == ".png":
+                shutil.copy(path, IMAGES)
 
 
 if __name__ == "__main__":

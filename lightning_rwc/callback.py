@@ -45,6 +45,7 @@ from lightning_rwc.trainer_state import (
     has_replicas,
     logged_step,
     planned_steps,
+    promised_thaw,
     ranks_are_together,
     settle_reductions,
 )
@@ -265,6 +266,13 @@ class RWCCallback(Callback):
             self._keep_initial(trainer)
         # A second fit has optimizers of its own.
         self._recorder.follow(trainer.optimizers)
+        if self._metric is not None:
+            layers = self._metric.tracked(pl_module)
+            thaw = promised_thaw(trainer, pl_module, layers)
+            if thaw is None:
+                hint_if_nothing_learns(layers, pl_module)
+            self._recorder.promised(thaw, self._cadence)
+            self._announcer.findings(trainer, self._recorder)
 
     @override
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
@@ -378,9 +386,7 @@ class RWCCallback(Callback):
         if not trainer.strategy.reduce_boolean_decision(self._metric is not None):
             self._recorder.metric = None
         if self._metric is not None:
-            layers = self._metric.tracked(pl_module)
-            hint_if_nothing_learns(layers, pl_module)
-            warn_of_many_units(UnitColumns(layers, self._unit_selection))
+            warn_of_many_units(UnitColumns(self._metric.tracked(pl_module), self._unit_selection))
 
     def _keep_initial(self, trainer: Trainer) -> None:
         # For checkpoints at moments when not all ranks can answer. Only rank 0 writes checkpoints.

@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lightning_rwc import __version__
 from lightning_rwc.extras import MissingPackageError, install
+from lightning_rwc.findings.summary import summary
 from lightning_rwc.norms import NORMS
 from lightning_rwc.terminal_table import history_table
 
@@ -55,7 +56,8 @@ def demo(
     open_: Annotated[bool, typer.Option("--open", help="Then start TensorBoard and open its tab RWC.")] = False,
 ) -> None:
     """Train a small CNN on real images and show each layer's relative weight change."""
-    with _errors_as_messages("demo"):
+    # The callback's own summary would come while the progress bar is still there, which draws over its last lines.
+    with _errors_as_messages("demo"), _lightning_quiet():
         from lightning_rwc.demo import run_demo
 
         result = run_demo(data.value, data_dir, epochs, log_dir)
@@ -63,7 +65,8 @@ def demo(
     console = Console()
     console.print(history_table(result.history))
     console.print(f"validation accuracy {result.accuracy:.1%}\n", highlight=False)
-    print("Files:")
+    print(summary(result.history, result.findings))
+    print("\nFiles:")
     print(*(f"  {path}" for path in [*sorted(result.log_dir.glob("events.*")), *result.files]), sep="\n")
     if open_:
         with _errors_as_messages("demo"):

@@ -14,6 +14,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from lightning_rwc.callback import RWCCallback
 from lightning_rwc.experiments.data import load_images
+from lightning_rwc.findings import Finding
 from lightning_rwc.history import RWCHistory
 
 _MOST_IMAGES = 10_000  # two CPU cores then finish within a minute
@@ -23,6 +24,7 @@ class DemoResult(NamedTuple):
     """What a demo run produces."""
 
     history: RWCHistory
+    findings: list[Finding]
     accuracy: float
     log_dir: Path
     files: list[Path]
@@ -100,7 +102,7 @@ def run_demo(data: str, data_dir: Path, epochs: int, log_dir: Path) -> DemoResul
     history.plot_heatmap(findings=findings).savefig(files[0])
     history.plot_curves(findings=findings).savefig(files[1])
     history.save(files[2])
-    return DemoResult(history, float(trainer.callback_metrics["val_accuracy"]), run, files)
+    return DemoResult(history, findings, float(trainer.callback_metrics["val_accuracy"]), run, files)
 
 
 def demo_images(data: str, data_dir: Path) -> tuple[TensorDataset, TensorDataset]:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast
+from lightning_rwc.findings.facts import Thaw
 from lightning_rwc.findings.finding import Finding
 from lightning_rwc.findings.findings import Findings, Moment
 from lightning_rwc.history import RWCHistory
@@ -37,6 +38,7 @@ class Recorder:
     def __init__(self, measures: Sequence[str | Measure], looks_for_findings: bool) -> None:
         self.measures = MeasureTables(measures)
         self.looks_for_findings = looks_for_findings
+        self._thaw: Thaw | None = None
         self.restart()
 
     def restart(self) -> None:
@@ -58,6 +60,13 @@ class Recorder:
     def findings(self) -> list[Finding]:
         """What is wrong, oldest finding first."""
         return self._observer.found
+
+    def promised(self, thaw: Thaw | None, cadence: Cadence) -> None:
+        """Note which layers are to be thawed in this fit, if any are."""
+        self._thaw = thaw
+        if self.looks_for_findings:
+            with self._looking():
+                self._observer.started(thaw, cadence.epoch, cadence.step)
 
     def optimizer_steps(self, optimizer: Optimizer) -> None:
         """Note the settings of an optimizer that is about to step."""
@@ -97,7 +106,8 @@ class Recorder:
         if measurement is not None and self.looks_for_findings:
             with self._looking():
                 initial = metric.relative_to == "initial"
-                moment = Moment(cadence.epoch, cadence.step, metric.steps, initial, metric.is_sampled, planned_steps)
+                times = cadence.epoch, cadence.step, metric.steps
+                moment = Moment(*times, initial, metric.is_sampled, planned_steps, self._thaw)
                 self._observer.observe(measurement, module, metric.tracked(module), optimizers, moment)
         return measurement
 

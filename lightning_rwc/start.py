@@ -98,7 +98,11 @@ def warn_of_many_units(columns: UnitColumns) -> None:
 
 
 def hint_if_nothing_learns(layers: Layers, pl_module: LightningModule) -> None:
-    """Warn if no tracked layer requires gradients, but other parameters do."""
+    """Warn if no tracked layer requires gradients, but other parameters do.
+
+    If no parameter does, training raises an error, or else ``nothing_trainable`` is found.
+
+    """
     if any(parameter.requires_grad for parameters in layers.values() for parameter in parameters.values()):
         return
     if learning := [name for name, parameter in pl_module.named_parameters() if parameter.requires_grad]:

@@ -1,12 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a Trainer: its strategy, steps and ranks. Some of it has no public name."""
+"""The state of a Trainer: its strategy, steps and ranks, and what its callbacks promise."""
 
 import math
 import sys
 from types import FrameType
+from typing import Any, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from torch.nn import Module
+
+from lightning_rwc.findings.facts import Thaw
+from lightning_rwc.layers import Layers
 
 
 def class_names(thing: object) -> set[str]:
@@ -36,6 +41,34 @@ def planned_steps(trainer: Trainer) -> float:
     except MisconfigurationException:
         return math.inf  # the number of accumulated batches changes
     return steps if steps > 0 else math.inf
+
+
+def promised_thaw(trainer: Trainer, pl_module: LightningModule, layers: Layers) -> Thaw | None:
+    """Which frozen layers Lightning's ``BackboneFinetuning`` is to thaw in this fit. Call it when the fit begins.
+
+    A layer counts if all of its parameters are in the backbone. A subclass with a ``finetune_function`` of its own
+    thaws whenever it likes, so it promises nothing that can be read here.
+
+    """
+    name, backbone = "BackboneFinetuning", getattr(pl_module, "backbone", None)
+    epochs = [
+        one.unfreeze_backbone_at_epoch
+        for one in cast(Any, trainer).callbacks
+        if _owner(one, "finetune_function") == name
+    ]
+    if not epochs or not isinstance(backbone, Module):
+        return None
+    frozen = {id(parameter) for parameter in backbone.parameters() if not parameter.requires_grad}
+    names = tuple(layer for layer, found in layers.items() if all(id(p) in frozen for p in found.values()))
+    # `fast_dev_run` trains one epoch, whatever the user has planned.
+    known = trainer.max_epochs is not None and trainer.max_epochs >= 0 and not cast(Any, trainer).fast_dev_run
+    thaw = Thaw(name, names, min(epochs), trainer.current_epoch, trainer.max_epochs if known else None)
+    return thaw if names else None
+
+
+def _owner(thing: object, method: str) -> str | None:
+    """The name of the class from which ``thing`` has ``method``."""
+    return next((base.__name__ for base in type(thing).__mro__ if method in vars(base)), None)
 
 
 def settle_reductions(trainer: Trainer) -> None:

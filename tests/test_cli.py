@@ -23,9 +23,14 @@ def invoke(*args):
 
 
 @pytest.mark.integration
-def test_demo_trains_prints_and_stores(tmp_path):
+def test_demo_trains_prints_and_stores(tmp_path, caplog):
     result = invoke("demo", "--epochs", "3", "--log-dir", str(tmp_path))
     assert result.exit_code == 0, result.output
+    # The summary stands once, below progress bar and table, and nobody logs it too.
+    *_, above, below = re.split(r"Relative weight change: 3 measurements of 4 layers\nNo finding\.\n", result.output)
+    assert "│ fc " in above
+    assert re.match(r"Layers from the slowest to the fastest, by geometric mean: .*\n\nFiles:\n", below)
+    assert (result.output + caplog.text).count("measurements of 4 layers") == 1
     run = tmp_path / "digits" / "version_0"
     history = RWCHistory.load(run / "rwc_history.csv")
     assert history.layers == ["conv1", "conv2", "conv3", "fc"]

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
-from lightning_rwc.findings.facts import Gradient, LayerFacts
+from lightning_rwc.findings.facts import Gradient, LayerFacts, Thaw
 from lightning_rwc.findings.finding import listing
 from lightning_rwc.movement import ROUNDING
 
@@ -32,6 +32,11 @@ class Scene(NamedTuple):
     """Whether any parameter had a gradient when its optimizer stepped. It may have been cleared since."""
     quiet: Container[str]
     """Layers whose gradient was exactly zero in each of many batches in a row."""
+    all_frozen: bool = False
+    """Whether optimizers step, but neither the module nor an optimizer has a parameter that requires gradients."""
+    thaw: Thaw | None = None
+    """A promise to thaw layers, if it is due and has not been kept."""
+    epoch: int = 0
 
 
 class Rule(NamedTuple):
@@ -137,6 +142,75 @@ def _nothing_moves_message(scene: Scene, found: list[LayerFacts], steps: int) ->
     )
 
 
+def _nothing_trainable(scene: Scene) -> list[LayerFacts]:
+    return [*scene.layers] if scene.all_frozen and scene.steps else []
+
+
+def _nothing_trainable_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
+    return (
+        f"{steps} optimizer steps were taken, but no parameter of the model requires gradients, so nothing can learn. "
+        "The loss may still have a gradient: of an input, or because of `loss.requires_grad_()`, which only hides the "
+        "error. Look for `requires_grad_(False)`, `freeze()`, or a callback that freezes, and call "
+        "`requires_grad_(True)` on what should learn. If nothing should, let `configure_optimizers` return None."
+    )
+
+
+def is_thawed(layer: LayerFacts) -> bool:
+    """Whether a layer trains. If no optimizer has it, ``not_in_optimizer`` says so."""
+    return layer.is_trainable and not layer.has_rate_zero
+
+
+def _not_thawed(scene: Scene) -> list[LayerFacts]:
+    if scene.thaw is None or scene.all_frozen:
+        return []
+    promised = [layer for layer in scene.layers if layer.name in scene.thaw.layers]
+    if any(map(is_thawed, promised)):
+        return []
+    rates = [holder.learning_rate for layer in scene.layers for holder in layer.holders]
+    if any(layer.has_rate_zero for layer in promised) and not any(rates):
+        return []  # `nothing_moves` says more
+    return promised
+
+
+def _not_thawed_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
+    thaw = scene.thaw
+    assert thaw is not None
+    names = listing(_names(found))
+    if all(layer.has_rate_zero for layer in found):
+        return (
+            f"{thaw.callback} has thawed {names}, but with a learning rate of 0, which changes nothing. Check "
+            "`backbone_initial_lr`, `backbone_initial_ratio_lr` and `lambda_func`."
+        )
+    if thaw.first_epoch > thaw.epoch:
+        cause = (
+            f"This fit began in epoch {thaw.first_epoch}. Each fit begins with frozen layers, also after a resume, and "
+            f"the callback thaws them only as epoch {thaw.epoch} begins (issue 21901 of Lightning). Call "
+            "`requires_grad_(True)` on these layers in `on_train_start` of your module, and make sure that the "
+            "optimizer has them."
+        )
+    else:
+        cause = (
+            "Look for another callback, or a method of your module, that freezes them again. If the run was resumed, "
+            f"it may have skipped the beginning of epoch {thaw.epoch}: then call `requires_grad_(True)` on these "
+            "layers in `on_train_start` of your module."
+        )
+    return (
+        f"{thaw.callback} should have thawed {names} as epoch {thaw.epoch} began, but in epoch {scene.epoch} "
+        f"{_one_or_more(found, 'it is', 'they are')} still frozen. {cause}"
+    )
+
+
+def never_thawed(thaw: Thaw) -> str:
+    """The message if training ends before layers are to be thawed."""
+    one = len(thaw.layers) == 1
+    return (
+        f"{listing(thaw.layers)} will never be thawed: {thaw.callback} thaws {'it' if one else 'them'} as epoch "
+        f"{thaw.epoch} begins, but the last epoch is {(thaw.epochs or 0) - 1}. Lower `unfreeze_backbone_at_epoch`, or "
+        f"train for more than {thaw.epoch} epochs. If {'it' if one else 'they'} should stay frozen, call "
+        "`requires_grad_(False)` instead of using the callback."
+    )
+
+
 def _no_gradient(scene: Scene) -> list[LayerFacts]:
     rounding = max(scene.steps, 1) * ROUNDING
     held = [layer for layer in scene.layers if layer.is_updated]
@@ -235,10 +309,13 @@ def _all(found: Sequence[LayerFacts], gradient: Gradient) -> bool:
 
 
 NOT_IN_OPTIMIZER = Rule("not_in_optimizer", _not_in_optimizer, _not_in_optimizer_message, patience=PATIENCE)
+NOT_THAWED = Rule("not_thawed", _not_thawed, _not_thawed_message, patience=PATIENCE)
 CERTAIN = (
     Rule("non_finite", _non_finite, _non_finite_message, once=True),
     NOT_IN_OPTIMIZER,
     Rule("nothing_moves", _nothing_moves, _nothing_moves_message, once=True, patience=PATIENCE),
     Rule("no_gradient", _no_gradient, _no_gradient_message, patience=PATIENCE),
     Rule("rounded_away", _rounded_away, _rounded_away_message, patience=PATIENCE),
+    Rule("nothing_trainable", _nothing_trainable, _nothing_trainable_message, once=True, patience=PATIENCE),
+    NOT_THAWED,
 )

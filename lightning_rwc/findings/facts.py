@@ -42,6 +42,20 @@ class Holder(NamedTuple):
     """Whether weight decay turns weights that have no gradient, instead of making them shorter."""
 
 
+class Thaw(NamedTuple):
+    """A promise to thaw layers that are frozen when a fit begins."""
+
+    callback: str
+    """The name of the class that promises it."""
+    layers: tuple[str, ...]
+    epoch: int
+    """The epoch at whose beginning they are to be thawed. The first epoch is 0."""
+    first_epoch: int
+    """The epoch in which this fit begins."""
+    epochs: int | None
+    """How many epochs there are in all, if that is known."""
+
+
 class LayerFacts(NamedTuple):
     """A layer at a measurement."""
 
@@ -76,6 +90,11 @@ class LayerFacts(NamedTuple):
     def is_held_by_nobody(self) -> bool:
         """Whether no optimizer has any of them."""
         return self.is_trainable and not self.holders
+
+    @property
+    def has_rate_zero(self) -> bool:
+        """Whether optimizers have it, all with a learning rate of 0."""
+        return bool(self.holders) and all(holder.learning_rate == 0 for holder in self.holders)
 
     @property
     def decay_turns(self) -> bool:

@@ -5,6 +5,7 @@ import math
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,15 +15,19 @@ from torch.optim import Optimizer
 from lightning_rwc.findings.certain import (
     CERTAIN,
     NOT_IN_OPTIMIZER,
+    NOT_THAWED,
     PATIENCE,
     SHRINKING,
     Rule,
     Scene,
+    is_thawed,
     may_have_no_gradient,
+    never_thawed,
 )
 from lightning_rwc.findings.facts import (
     Gradient,
     LayerFacts,
+    Thaw,
     facts_at_start,
     facts_of,
     gradient_of,
@@ -54,6 +59,8 @@ class Moment(NamedTuple):
     """Whether values are estimates."""
     planned_steps: float
     """How many optimizer steps the run will take; ``inf`` if that is unknown."""
+    thaw: Thaw | None
+    """A promise to thaw layers, if there is one."""
 
 
 class Findings:
@@ -74,6 +81,21 @@ class Findings:
         self._has_looked_at_start = False
         self._trends = Trends()
         self._kinds = KindsOfLayers()
+        self._has_thawed = False
+
+    def started(self, thaw: Thaw | None, epoch: int, step: int) -> None:
+        """Look at what is promised for this fit.
+
+        Args:
+            thaw: a promise to thaw layers, if there is one.
+            epoch: the epoch in which the fit begins.
+            step: the step under which Lightning logs it.
+
+        """
+        self._has_thawed = False
+        told = any(finding.kind == NOT_THAWED.kind for finding in self.found)
+        if thaw is not None and thaw.epochs is not None and thaw.epochs <= thaw.epoch and not told:
+            self.found.append(Finding(NOT_THAWED.kind, thaw.layers, epoch, step, never_thawed(thaw)))
 
     def optimizer_steps(self, optimizer: Optimizer) -> None:
         """Look at an optimizer that is about to step.
@@ -144,7 +166,7 @@ class Findings:
 
         """
         rates, self._rates = self._rates, {}
-        self._observe_facts(measurement, layers, optimizers, rates, moment)
+        self._observe_facts(measurement, module, layers, optimizers, rates, moment)
         if not moment.since_start and moment.steps:
             self._observe_trends(measurement, module, layers, optimizers, rates, moment)
 
@@ -176,18 +198,25 @@ class Findings:
                 message = rule.message(trends, outlook, chosen)
                 self._tell(rule.kind, tuple(trends.names(chosen)), message, moment.epoch, moment.step)
 
-    def _observe_facts(
+    def _observe_facts(  # noqa: PLR0917
         self,
         measurement: Measurement,
+        module: Module,
         layers: NamedLayers,
         optimizers: Sequence[Optimizer],
         rates: Mapping[int, float],
         moment: Moment,
     ) -> None:
-        if not self._may_be_wrong(measurement, layers, moment.steps):
+        thaw = moment.thaw if moment.thaw is not None and moment.epoch >= moment.thaw.epoch else None
+        all_frozen = bool(rates) and _all_frozen(measurement, module, optimizers)
+        promised = thaw is not None and not self._has_thawed
+        if not (promised or all_frozen or self._may_be_wrong(measurement, layers, moment.steps)):
             self._steps, self._quiet, self._watched = {}, {}, {}
             return
         facts = facts_of(measurement, layers, holders_of(optimizers, rates))
+        if thaw is not None:
+            # A promise is kept once. Layers that are frozen again later may be meant to be.
+            self._has_thawed = self._has_thawed or any(is_thawed(one) for one in facts if one.name in thaw.layers)
         quiet = {layer for layer, batches in self._quiet.items() if batches >= PATIENCE}
         scene = Scene(
             facts,
@@ -197,6 +226,9 @@ class Findings:
             measurement.spans_ranks,
             self._had_gradients,
             quiet,
+            all_frozen,
+            None if self._has_thawed else thaw,
+            moment.epoch,
         )
         self._had_gradients = False
         for rule in CERTAIN:
@@ -260,3 +292,11 @@ class Findings:
         self._told = {kind: {*layers} for kind, layers in state["told"].items()}
         self._steps = {kind: dict(steps) for kind, steps in state["steps"].items()}
         self._trends.load_state_dict(state["trends"])
+
+
+def _all_frozen(measurement: Measurement, module: Module, optimizers: Sequence[Optimizer]) -> bool:
+    """Whether nothing has moved, and neither the module nor an optimizer has a parameter that requires gradients."""
+    if any(measurement.movements["moved"].values.values()):
+        return False
+    held = (parameter for one in optimizers for group in one.param_groups for parameter in group["params"])
+    return not any(parameter.requires_grad for parameter in chain(module.parameters(), held))
