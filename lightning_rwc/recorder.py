@@ -14,9 +14,9 @@ from torch.optim import Optimizer
 
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast
-from lightning_rwc.findings.facts import Thaw
+from lightning_rwc.findings.facts import Observation, Thaw
 from lightning_rwc.findings.finding import Finding
-from lightning_rwc.findings.findings import Findings, Moment
+from lightning_rwc.findings.findings import Findings
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.interrupts import signals_held
 from lightning_rwc.layers import Layers
@@ -105,10 +105,20 @@ class Recorder:
         measurement = self._measure(metric, module, cadence)
         if measurement is not None and self.looks_for_findings:
             with self._looking():
-                initial = metric.relative_to == "initial"
-                times = cadence.epoch, cadence.step, metric.steps
-                moment = Moment(*times, initial, metric.is_sampled, planned_steps, self._thaw)
-                self._observer.observe(measurement, module, metric.tracked(module), optimizers, moment)
+                observation = Observation(
+                    measurement,
+                    module,
+                    metric.tracked(module),
+                    optimizers,
+                    cadence.epoch,
+                    cadence.step,
+                    metric.steps,
+                    since_start=metric.relative_to == "initial",
+                    is_sampled=metric.is_sampled,
+                    planned_steps=planned_steps,
+                    thaw=self._thaw,
+                )
+                self._observer.observe(observation)
         return measurement
 
     def _measure(self, metric: RelativeWeightChange, module: Module, cadence: Cadence) -> Measurement | None:

@@ -277,7 +277,7 @@ def test_a_checkpoint_of_another_version_is_resumed_with_one_warning(version, tm
     [ours] = [state for key, state in checkpoint["callbacks"].items() if key.startswith("RWCCallback")]
     ours["version"] = version
     torch.save(checkpoint, path)
-    with pytest.warns(UserWarning, match=rf"has version {version} of the state of RWC.* reads version 3") as caught:
+    with pytest.warns(UserWarning, match=rf"has version {version} of the state of RWC.* reads version 4") as caught:
         history = fit(tmp_path, RWCCallback(), ckpt=path)
     assert len([w for w in caught if "RWCCallback" in str(w.message) and "lightning_rwc" in w.filename]) == 1
     assert history.epochs == [1, 2, 3, 4, 5]

@@ -4,12 +4,12 @@
 from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from math import nan
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch.distributed.tensor import DTensor
-from torch.nn import Parameter
+from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
 from lightning_rwc.findings.trends import Moves, Numbers
@@ -18,6 +18,9 @@ from lightning_rwc.shards import local
 
 # PyTorch's optimizers that add weight decay to the gradient before they divide by its size.
 _ADAPTIVE = {"Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop"}
+
+
+NamedLayers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
 
 
 class Gradient(Enum):
@@ -54,6 +57,32 @@ class Thaw(NamedTuple):
     """The epoch in which this fit begins."""
     epochs: int | None
     """How many epochs there are in all, if that is known."""
+
+
+class Observation(NamedTuple):
+    """A measurement, and what is known around it."""
+
+    measurement: Measurement
+    """It has the movements rotation, radial and moved."""
+    module: Module
+    """What was measured."""
+    layers: NamedLayers
+    """Layer name to parameter name to parameter, as they are now."""
+    optimizers: Sequence[Optimizer]
+    """Those of the training."""
+    epoch: int
+    step: int
+    """The step under which it is logged."""
+    steps: int
+    """How many optimizer steps were taken since the snapshot."""
+    since_start: bool
+    """Whether the snapshot is always the start of training."""
+    is_sampled: bool
+    """Whether values are estimates."""
+    planned_steps: float
+    """How many optimizer steps the run will take; ``inf`` if that is unknown."""
+    thaw: Thaw | None
+    """A promise to thaw layers, if there is one."""
 
 
 class LayerFacts(NamedTuple):
@@ -166,22 +195,14 @@ def _decay_turns(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
     return bool(group.get("weight_decay")) and coupled and bool(names & _ADAPTIVE)
 
 
-def facts_at_start(layers: Mapping[str, Mapping[str, Parameter]], holders: Mapping[int, Holder]) -> list[LayerFacts]:
+def facts_at_start(layers: NamedLayers, holders: Mapping[int, Holder]) -> list[LayerFacts]:
     """What is known of each layer before a measurement. The arguments are those of :func:`facts_of`."""
     return [_facts(layer, (nan,) * 4, parameters, holders) for layer, parameters in layers.items()]
 
 
-def facts_of(
-    measurement: Measurement, layers: Mapping[str, Mapping[str, Parameter]], holders: Mapping[int, Holder]
-) -> list[LayerFacts]:
-    """The facts of each measured layer, in definition order.
-
-    Args:
-        measurement: it has the movements rotation, radial and moved.
-        layers: layer name to parameter name to parameter.
-        holders: see :func:`holders_of`.
-
-    """
+def facts_of(observation: Observation, holders: Mapping[int, Holder]) -> list[LayerFacts]:
+    """The facts of each measured layer, in definition order. For ``holders`` see :func:`holders_of`."""
+    measurement, layers = observation.measurement, observation.layers
     rotations, growths, shares = (measurement.movements[name].values for name in ("rotation", "radial", "moved"))
     return [
         _facts(layer, (change, rotations[layer], growths[layer], shares[layer]), layers.get(layer, {}), holders)
@@ -189,28 +210,19 @@ def facts_of(
     ]
 
 
-def moves_of(
-    measurement: Measurement, layers: Mapping[str, Mapping[str, Parameter]], rates: Numbers, steps: int
-) -> Moves:
-    """How far each measured layer moved.
-
-    Args:
-        measurement: it has the movements rotation and radial.
-        layers: layer name to parameter name to parameter.
-        rates: the learning rate of each measured layer.
-        steps: the optimizer steps since the snapshot.
-
-    """
+def moves_of(observation: Observation, rates: Numbers) -> Moves:
+    """How far each measured layer moved, at these learning rates."""
+    movements = observation.measurement.movements
     rotations, growths = (
-        np.fromiter(measurement.movements[name].values.values(), dtype=np.float64) for name in ("rotation", "radial")
+        np.fromiter(movements[name].values.values(), dtype=np.float64) for name in ("rotation", "radial")
     )
     with np.errstate(all="ignore"):
-        # The law of cosines, for any norm that is measured.
+        # The law of cosines, whatever norm is measured.
         changes = np.sqrt(growths**2 + 4 * (1 + growths) * np.sin(rotations / 2) ** 2)
-    for number, layer in enumerate(measurement.values):
-        if changes[number] == 0 and not any(p.requires_grad for p in layers.get(layer, {}).values()):
+    for number, layer in enumerate(observation.measurement.values):
+        if changes[number] == 0 and not any(p.requires_grad for p in observation.layers.get(layer, {}).values()):
             changes[number] = nan
-    return Moves(changes, rotations, growths, rates, steps)
+    return Moves(changes, rotations, growths, rates, observation.steps)
 
 
 def _facts(

@@ -6,10 +6,9 @@ import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
-import numpy as np
-from torch.nn import Module, Parameter
+from torch.nn import Parameter
 from torch.optim import Optimizer
 
 from lightning_rwc.findings.certain import (
@@ -27,40 +26,18 @@ from lightning_rwc.findings.certain import (
 from lightning_rwc.findings.facts import (
     Gradient,
     LayerFacts,
+    NamedLayers,
+    Observation,
     Thaw,
     facts_at_start,
     facts_of,
     gradient_of,
     holders_of,
     learning_rate,
-    moves_of,
 )
 from lightning_rwc.findings.finding import Finding
-from lightning_rwc.findings.kinds import KindsOfLayers
-from lightning_rwc.findings.likely import LIKELY, Outlook
-from lightning_rwc.findings.trends import Trends
-from lightning_rwc.metric import Measurement
+from lightning_rwc.findings.suspicions import Suspicions
 from lightning_rwc.movement import ROUNDING
-
-NamedLayers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
-
-
-class Moment(NamedTuple):
-    """When a measurement was taken, and how."""
-
-    epoch: int
-    step: int
-    """The step under which it is logged."""
-    steps: int
-    """How many optimizer steps were taken since the snapshot."""
-    since_start: bool
-    """Whether the snapshot is always the start of training."""
-    is_sampled: bool
-    """Whether values are estimates."""
-    planned_steps: float
-    """How many optimizer steps the run will take; ``inf`` if that is unknown."""
-    thaw: Thaw | None
-    """A promise to thaw layers, if there is one."""
 
 
 class Findings:
@@ -79,8 +56,7 @@ class Findings:
         self._rates: dict[int, float] = {}
         self._had_gradients = False
         self._has_looked_at_start = False
-        self._trends = Trends()
-        self._kinds = KindsOfLayers()
+        self._suspicions = Suspicions()
         self._has_thawed = False
 
     def started(self, thaw: Thaw | None, epoch: int, step: int) -> None:
@@ -147,73 +123,27 @@ class Findings:
                 self._quiet[layer] = self._quiet.get(layer, 0) + 1
         self._updated.clear()
 
-    def observe(
-        self,
-        measurement: Measurement,
-        module: Module,
-        layers: NamedLayers,
-        optimizers: Sequence[Optimizer],
-        moment: Moment,
-    ) -> None:
-        """Look at a measurement.
-
-        Args:
-            measurement: it has the movements rotation, radial and moved.
-            module: what was measured.
-            layers: layer name to parameter name to parameter, as they are now.
-            optimizers: those of the training.
-            moment: when it was taken.
-
-        """
+    def observe(self, observation: Observation) -> None:
+        """Look at a measurement."""
         rates, self._rates = self._rates, {}
-        self._observe_facts(measurement, module, layers, optimizers, rates, moment)
-        if not moment.since_start and moment.steps:
-            self._observe_trends(measurement, module, layers, optimizers, rates, moment)
+        trends = not observation.since_start and observation.steps > 0
+        if trends:
+            stuck = set[str]().union(*(self._told.get(rule.kind, ()) for rule in CERTAIN))
+            self._suspicions.measured(observation, rates, stuck)
+        self._look_at_facts(observation, rates)
+        if trends:
+            for one in self._suspicions.found(self._told):
+                self._tell(one.kind, one.layers, one.message, observation.epoch, observation.step)
 
-    def _observe_trends(  # noqa: PLR0917
-        self,
-        measurement: Measurement,
-        module: Module,
-        layers: NamedLayers,
-        optimizers: Sequence[Optimizer],
-        rates: Mapping[int, float],
-        moment: Moment,
-    ) -> None:
-        kinds, trends = self._kinds.of(module, layers, optimizers), self._trends
-        groups = [rates.get(id(group), math.nan) for one in optimizers for group in one.param_groups]
-        moves = moves_of(measurement, layers, np.array([*groups, math.nan])[kinds.groups], moment.steps)
-        trends.follow([*measurement.values])
-        if stuck := set().union(*(self._told.get(rule.kind, ()) for rule in CERTAIN)):
-            moves.changes[np.isin(trends.layers, [*stuck])] = math.nan
-        trends.add(moves)
-        outlook = Outlook(kinds.numbers, kinds.is_sgd, kinds.is_normalised, moment.planned_steps)
-        for rule in LIKELY:
-            told = self._told.get(rule.kind, set())
-            if (rule.once and told) or not rule.explained_by.isdisjoint(self._told):
-                continue
-            chosen = rule.applies(trends, outlook)
-            if told and chosen.any():
-                chosen &= ~np.isin(trends.layers, [*told])
-            if chosen.any():
-                message = rule.message(trends, outlook, chosen)
-                self._tell(rule.kind, tuple(trends.names(chosen)), message, moment.epoch, moment.step)
-
-    def _observe_facts(  # noqa: PLR0917
-        self,
-        measurement: Measurement,
-        module: Module,
-        layers: NamedLayers,
-        optimizers: Sequence[Optimizer],
-        rates: Mapping[int, float],
-        moment: Moment,
-    ) -> None:
+    def _look_at_facts(self, moment: Observation, rates: Mapping[int, float]) -> None:
+        measurement = moment.measurement
         thaw = moment.thaw if moment.thaw is not None and moment.epoch >= moment.thaw.epoch else None
-        all_frozen = bool(rates) and _all_frozen(measurement, module, optimizers)
+        all_frozen = bool(rates) and _all_frozen(moment)
         promised = thaw is not None and not self._has_thawed
-        if not (promised or all_frozen or self._may_be_wrong(measurement, layers, moment.steps)):
+        if not (promised or all_frozen or self._may_be_wrong(moment)):
             self._steps, self._quiet, self._watched = {}, {}, {}
             return
-        facts = facts_of(measurement, layers, holders_of(optimizers, rates))
+        facts = facts_of(moment, holders_of(moment.optimizers, rates))
         if thaw is not None:
             # A promise is kept once. Layers that are frozen again later may be meant to be.
             self._has_thawed = self._has_thawed or any(is_thawed(one) for one in facts if one.name in thaw.layers)
@@ -221,7 +151,7 @@ class Findings:
         scene = Scene(
             facts,
             moment.steps,
-            bool(optimizers),
+            bool(moment.optimizers),
             moment.is_sampled,
             measurement.spans_ranks,
             self._had_gradients,
@@ -251,8 +181,9 @@ class Findings:
         self._watched = {one.name: [*map(weakref.ref, one.parameters)] for one in watched}
         self._quiet = {layer: self._quiet.get(layer, 0) for layer in self._watched}
 
-    def _may_be_wrong(self, measurement: Measurement, layers: NamedLayers, steps: int) -> bool:
+    def _may_be_wrong(self, moment: Observation) -> bool:
         """Whether any rule can apply. As a rule none can, and a look at every parameter takes longer than this."""
+        measurement, layers, steps = moment.measurement, moment.layers, moment.steps
         rotations, growths, shares = (measurement.movements[name].values for name in ("rotation", "radial", "moved"))
         for layer, change in measurement.values.items():
             turns = rotations[layer] > steps * ROUNDING and -growths[layer] <= SHRINKING * rotations[layer]
@@ -267,15 +198,15 @@ class Findings:
         told = self._told.get(rule.kind, set())
         fresh = [layer for layer in layers if layer.name not in told]
         if fresh and not (rule.once and told):
-            names = tuple(layer.name for layer in fresh)
+            names = [layer.name for layer in fresh]
             self._tell(rule.kind, names, rule.message(scene, fresh, steps), epoch, step)
 
-    def _tell(self, kind: str, layers: tuple[str, ...], message: str, epoch: int, step: int) -> None:
-        self.found.append(Finding(kind, layers, epoch, step, message))
+    def _tell(self, kind: str, layers: Sequence[str], message: str, epoch: int, step: int) -> None:
+        self.found.append(Finding(kind, tuple(layers), epoch, step, message))
         self._told.setdefault(kind, set()).update(layers)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_kinds": KindsOfLayers()}
+        return self.__dict__ | {"_watched": {}, "_quiet": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """The findings, and for how long rules have applied, for a checkpoint."""
@@ -283,7 +214,7 @@ class Findings:
             "found": [asdict(finding) | {"layers": [*finding.layers]} for finding in self.found],
             "told": {kind: sorted(layers) for kind, layers in self._told.items()},
             "steps": {kind: dict(steps) for kind, steps in self._steps.items()},
-            "trends": self._trends.state_dict(),
+            "trends": self._suspicions.trends.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -291,12 +222,12 @@ class Findings:
         self.found = [Finding(**one | {"layers": tuple(one["layers"])}) for one in state["found"]]
         self._told = {kind: {*layers} for kind, layers in state["told"].items()}
         self._steps = {kind: dict(steps) for kind, steps in state["steps"].items()}
-        self._trends.load_state_dict(state["trends"])
+        self._suspicions.trends.load_state_dict(state["trends"])
 
 
-def _all_frozen(measurement: Measurement, module: Module, optimizers: Sequence[Optimizer]) -> bool:
+def _all_frozen(moment: Observation) -> bool:
     """Whether nothing has moved, and neither the module nor an optimizer has a parameter that requires gradients."""
-    if any(measurement.movements["moved"].values.values()):
+    if any(moment.measurement.movements["moved"].values.values()):
         return False
-    held = (parameter for one in optimizers for group in one.param_groups for parameter in group["params"])
-    return not any(parameter.requires_grad for parameter in chain(module.parameters(), held))
+    held = (parameter for one in moment.optimizers for group in one.param_groups for parameter in group["params"])
+    return not any(parameter.requires_grad for parameter in chain(moment.module.parameters(), held))

@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which layers of a model can be compared with one another."""
 
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from torch import nn
-from torch.nn import Module, Parameter
+from torch.nn import Module
 from torch.optim import Optimizer
 
-Layers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
+from lightning_rwc.findings.facts import NamedLayers
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # Norms that stand right behind a layer. Those of transformers stand before one.
@@ -20,35 +20,20 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
 class Kinds(NamedTuple):
     """What is known of the layers of a model besides their weights."""
 
-    numbers: npt.NDArray[np.intp]
+    numbers: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
     """For each layer, the number of its kind. Layers of one kind have weights of as many dimensions, are all embeddings
     or none of them, and belong to one optimizer."""
-    groups: npt.NDArray[np.intp]
+    groups: npt.NDArray[np.intp] = np.zeros(0, dtype=np.intp)
     """For each layer, the position of its parameter group among those of all optimizers; -1 if it has none."""
-    is_sgd: bool
+    is_sgd: bool = False
     """Whether all optimizers are SGD, whose steps are as long as gradients."""
-    is_normalised: bool
+    is_normalised: bool = False
     """Whether a batch norm or a group norm stands behind most layers, so that the size of their weights
     does not matter."""
 
 
-class KindsOfLayers:
-    """Works out :class:`Kinds` again only if layers or parameter groups have changed."""
-
-    def __init__(self) -> None:
-        self._layers: Layers = {}
-        self._sizes: list[int] = []
-        self._kinds: Kinds | None = None
-
-    def of(self, module: Module, layers: Layers, optimizers: Sequence[Optimizer]) -> Kinds:
-        """The kinds of ``layers`` of ``module``, in their order."""
-        sizes = [len(group["params"]) for optimizer in optimizers for group in optimizer.param_groups]
-        if self._kinds is None or layers is not self._layers or sizes != self._sizes:
-            self._layers, self._sizes, self._kinds = layers, sizes, _kinds(module, layers, optimizers)
-        return self._kinds
-
-
-def _kinds(module: Module, layers: Layers, optimizers: Sequence[Optimizer]) -> Kinds:
+def kinds_of(module: Module, layers: NamedLayers, optimizers: Sequence[Optimizer]) -> Kinds:
+    """The kinds of ``layers`` of ``module``, in their order."""
     embedded, before_norm = set(), set()
     leaves = [one for one in module.modules() if not any(one.children())]
     for one, following in zip(leaves, [*leaves[1:], None], strict=True):

@@ -12,12 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from lightning_rwc.findings.finding import listing
+from lightning_rwc.findings.kinds import Kinds
 from lightning_rwc.findings.trends import STOPPED, WINDOW, Numbers, Trends
 
 Chosen: TypeAlias = npt.NDArray[np.bool_]
 
 # The highest value of :func:`upheaval`, by whether plain SGD trains, and whether norms stand behind the layers.
-MOST_UPHEAVAL = {(True, False): 0.25, (False, False): 1.45, (True, True): 3.9, (False, True): 3.9}
+MOST_UPHEAVAL = {(True, False): -0.6, (False, False): 1.5, (True, True): 1.5, (False, True): 3.9}
+LEAST_GROWTH = 0.5
 # The fastest layer moves at least by so much of its size. Training from random weights needs fifty times more, but
 # fine-tuning needs less.
 LEAST_PATH = 0.01
@@ -31,26 +33,13 @@ BURST = 1.0
 LAYERS, WINDOWS, MEASUREMENTS = 4, 3, 10
 
 
-class Outlook(NamedTuple):
-    """What rules see besides the trends."""
-
-    kinds: npt.NDArray[np.intp]
-    """A number for each layer. Layers with the same number are of one kind, and one optimizer has them."""
-    is_sgd: bool
-    """Whether steps are as long as gradients, not normalised."""
-    is_normalised: bool
-    """Whether norms stand behind the layers, so that the size of their weights does not matter."""
-    planned_steps: float
-    """How many optimizer steps the run will take; ``inf`` if that is unknown."""
-
-
 class LikelyRule(NamedTuple):
     """A kind of finding."""
 
     kind: str
-    applies: Callable[[Trends, Outlook], Chosen]
+    applies: Callable[[Trends, Kinds], Chosen]
     """To which layers. It is called for each measurement."""
-    message: Callable[[Trends, Outlook, Chosen], str]
+    message: Callable[[Trends, Kinds, Chosen], str]
     once: bool = True
     """Whether later layers say nothing new."""
     explained_by: frozenset[str] = frozenset()
@@ -67,29 +56,31 @@ def _slowdown(trends: Trends) -> float:
     means = []
     for peak, pace in pairs:
         slower = (peak - pace)[(pace > STOPPED) & np.isfinite(peak)]
-        means.append(float(slower.mean()) if slower.size else 0.0)
+        # A layer that dies by itself says nothing of the others.
+        means.append(float(slower.clip(max=3).mean()) if slower.size else 0.0)
     return max(means)
 
 
 def upheaval(trends: Trends) -> float:
-    """How violently weights have moved.
+    """How violently weights have moved; ``-inf`` if they have hardly grown.
 
     A learning rate that is too high makes weights grow within a few steps, or throws them to where gradients are so
     small that layers slow down by decades. Both happen in any training that takes long enough.
 
     """
-    growth = trends.highest_growth if math.isfinite(trends.highest_growth) else 0.0
+    if trends.highest_growth < LEAST_GROWTH:
+        return -math.inf
     first, steps = max(trends.first_window, WINDOW), max(trends.steps, WINDOW)
-    return _slowdown(trends) + growth + 0.6 * math.log(first / WINDOW) - 1.5 * math.log(steps / WINDOW)
+    return _slowdown(trends) + trends.highest_growth + 0.6 * math.log(first / WINDOW) - 1.5 * math.log(steps / WINDOW)
 
 
-def _learning_rate_high(trends: Trends, outlook: Outlook) -> Chosen:
-    if not trends.ends_window or upheaval(trends) <= MOST_UPHEAVAL[outlook.is_sgd, outlook.is_normalised]:
+def _learning_rate_high(trends: Trends, kinds: Kinds) -> Chosen:
+    if not trends.ends_window or upheaval(trends) <= MOST_UPHEAVAL[kinds.is_sgd, kinds.is_normalised]:
         return _nowhere(trends)
     return np.isfinite(trends.peak)
 
 
-def _learning_rate_high_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+def _learning_rate_high_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
     times, slower = math.exp(trends.highest_growth), 10 ** _slowdown(trends)
     slowed = f" and layers now move {slower:,.0f} times less than at their fastest" if slower > 3 else ""
     rates = trends.rate[chosen & np.isfinite(trends.rate)]
@@ -100,41 +91,40 @@ def _learning_rate_high_message(trends: Trends, outlook: Outlook, chosen: Chosen
     )
 
 
-def _learning_rate_low(trends: Trends, outlook: Outlook) -> Chosen:
-    if not trends.ends_window or trends.windows < WINDOWS or trends.steps < outlook.planned_steps / 5:
+def _learning_rate_low(trends: Trends, kinds: Kinds) -> Chosen:
+    if not trends.ends_window or trends.windows < WINDOWS or trends.steps < trends.planned_steps / 5:
         return _nowhere(trends)
-    return (trends.path > 0) & (0 < _expected_path(trends, outlook) < LEAST_PATH)
+    return (trends.path > 0) & (0 < _expected_path(trends) < LEAST_PATH)
 
 
-def _expected_path(trends: Trends, outlook: Outlook) -> float:
+def _expected_path(trends: Trends) -> float:
     """How far the fastest layer will have moved at the end of the run, in parts of its size."""
-    rest = max(outlook.planned_steps - trends.steps, 0)
+    rest = max(trends.planned_steps - trends.steps, 0)
     # A warm-up begins slowly, and a schedule ends slowly.
     steady = trends.path * (1 + rest / max(trends.steps, 1))
     return float(np.maximum(steady, trends.path + trends.recent * rest).max(initial=0.0))
 
 
-def _learning_rate_low_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+def _learning_rate_low_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
     return (
         f"Likely the learning rate is too low. At this rate no layer will have moved by more than "
-        f"{_expected_path(trends, outlook):.1g} of its size at the end of the run. Raise the learning rate 10 times. "
+        f"{_expected_path(trends):.1g} of its size at the end of the run. Raise the learning rate 10 times. "
         "If this continues a training that was nearly finished, it may be meant."
     )
 
 
-def _members(trends: Trends, outlook: Outlook) -> list[npt.NDArray[np.intp]]:
+def _members(trends: Trends, kinds: Kinds) -> list[npt.NDArray[np.intp]]:
     """The layers of each kind that has enough of them, without those that stand still or began at zero."""
     moving = (trends.window_pace > STOPPED) & np.isfinite(trends.path)
-    kinds = outlook.kinds
-    members = [np.flatnonzero(moving & (kinds == kind)) for kind in np.unique(kinds[moving])]
+    members = [np.flatnonzero(moving & (kinds.numbers == kind)) for kind in np.unique(kinds.numbers[moving])]
     return [numbers for numbers in members if len(numbers) > LAYERS]
 
 
-def _vanishing(trends: Trends, outlook: Outlook) -> Chosen:
+def _vanishing(trends: Trends, kinds: Kinds) -> Chosen:
     chosen = _nowhere(trends)
     if not trends.ends_window:
         return chosen
-    for numbers in _members(trends, outlook):
+    for numbers in _members(trends, kinds):
         paces = trends.window_pace[numbers]
         third = max(len(numbers) // 3, 1)
         last = paces[-third:].mean()
@@ -149,7 +139,7 @@ def _is_rising(paces: Numbers) -> bool:
     return bool(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1] > 0.9)
 
 
-def _vanishing_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+def _vanishing_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
     slow, fast = trends.window_pace[chosen].min(), np.nanmax(trends.window_pace)
     return (
         f"Likely gradients vanish towards the input: layer by layer, {listing(trends.names(chosen))} move ever less, "
@@ -158,11 +148,11 @@ def _vanishing_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
     )
 
 
-def _out_of_line(trends: Trends, outlook: Outlook) -> Chosen:
+def _out_of_line(trends: Trends, kinds: Kinds) -> Chosen:
     if not trends.ends_window:
         return _nowhere(trends)
     outside = _nowhere(trends)
-    for numbers in _members(trends, outlook):
+    for numbers in _members(trends, kinds):
         order = numbers[trends.window_pace[numbers].argsort()]
         paces = trends.window_pace[order]
         outside[order[0]] = paces[1] - paces[0] > OUT_OF_LINE
@@ -171,11 +161,11 @@ def _out_of_line(trends: Trends, outlook: Outlook) -> Chosen:
     return trends.out_of_line >= WINDOWS
 
 
-def _out_of_line_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
-    kinds, moving = outlook.kinds, trends.window_pace > STOPPED
+def _out_of_line_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
+    numbers, moving = kinds.numbers, trends.window_pace > STOPPED
     parts = []
     for number in np.flatnonzero(chosen):
-        others = trends.window_pace[moving & (kinds == kinds[number]) & (np.arange(len(kinds)) != number)]
+        others = trends.window_pace[moving & (numbers == numbers[number]) & (np.arange(len(numbers)) != number)]
         pace = trends.window_pace[number]
         times, than = (
             (10 ** (pace - others.max()), "more than the fastest")
@@ -189,11 +179,11 @@ def _out_of_line_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> st
     )
 
 
-def _burst(trends: Trends, outlook: Outlook) -> Chosen:
+def _burst(trends: Trends, kinds: Kinds) -> Chosen:
     return (trends.rise > BURST) & (trends.times_moved > MEASUREMENTS) & np.isfinite(trends.path)
 
 
-def _burst_message(trends: Trends, outlook: Outlook, chosen: Chosen) -> str:
+def _burst_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
     times = 10 ** float(trends.rise[chosen].max())
     names = trends.names(chosen)
     together = len(names) > 1 and 2 * len(names) > int((trends.pace > STOPPED).sum())

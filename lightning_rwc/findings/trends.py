@@ -103,6 +103,8 @@ class Trends:
         self.layers: list[str] = []
         self.steps = 0
         """The optimizer steps so far."""
+        self.planned_steps = math.inf
+        """How many optimizer steps the run will take."""
         self.windows = 0
         """The windows so far. A window has at least ten steps."""
         self.ends_window = False

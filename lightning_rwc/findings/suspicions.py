@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is likely wrong with a run, looked for at each measurement."""
+
+import math
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lightning_rwc.findings.facts import NamedLayers, Observation, moves_of
+from lightning_rwc.findings.kinds import Kinds, kinds_of
+from lightning_rwc.findings.likely import LIKELY
+from lightning_rwc.findings.trends import Trends
+
+
+class Suspicion(NamedTuple):
+    """What is likely wrong."""
+
+    kind: str
+    layers: list[str]
+    message: str
+
+
+class Suspicions:
+    """Applies the likely rules to the trends of a run."""
+
+    def __init__(self) -> None:
+        self.trends = Trends()
+        self._layers: NamedLayers | None = None
+        self._sizes: list[int] = []
+        self._kinds = Kinds()
+
+    def measured(self, observation: Observation, rates: Mapping[int, float], stuck: Collection[str]) -> None:
+        """Add a measurement to the trends.
+
+        Args:
+            observation: the measurement.
+            rates: the id of each parameter group that has stepped, to its largest learning rate.
+            stuck: layers of which it is known that they do not learn.
+
+        """
+        groups = [group for one in observation.optimizers for group in one.param_groups]
+        sizes = [len(group["params"]) for group in groups]
+        if observation.layers is not self._layers or sizes != self._sizes:
+            self._layers, self._sizes, self._kinds = (
+                observation.layers,
+                sizes,
+                kinds_of(observation.module, observation.layers, observation.optimizers),
+            )
+        known = np.array([*(rates.get(id(group), math.nan) for group in groups), math.nan])
+        moves = moves_of(observation, known[self._kinds.groups])
+        names = [*observation.measurement.values]
+        if stuck:
+            moves.changes[np.isin(names, [*stuck])] = math.nan
+        self.trends.planned_steps = observation.planned_steps
+        self.trends.follow(names)
+        self.trends.add(moves)
+
+    def found(self, told: Mapping[str, Collection[str]]) -> Iterator[Suspicion]:
+        """What is likely wrong after the last measurement.
+
+        Args:
+            told: kinds of findings to the layers they were about. These are left out.
+
+        """
+        for rule in LIKELY:
+            before = told.get(rule.kind, ())
+            if (rule.once and before) or not rule.explained_by.isdisjoint(told):
+                continue
+            chosen = rule.applies(self.trends, self._kinds)
+            if before and chosen.any():
+                chosen &= ~np.isin(self.trends.layers, [*before])
+            if chosen.any():
+                message = rule.message(self.trends, self._kinds, chosen)
+                yield Suspicion(rule.kind, self.trends.names(chosen), message)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_layers": None}
