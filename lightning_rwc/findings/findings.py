@@ -142,6 +142,7 @@ class Findings:
             measurement.spans_ranks,
             self._had_gradients,
             quiet,
+            measurement.difference,
         )
         self._had_gradients = False
         for rule in CERTAIN:
@@ -166,6 +167,8 @@ class Findings:
 
     def _may_be_wrong(self, measurement: Measurement, layers: NamedLayers, steps: int) -> bool:
         """Whether any rule can apply. As a rule none can, and a look at every parameter takes longer than this."""
+        if measurement.difference is not None:
+            return True
         rotations, growths, shares = (measurement.movements[name].values for name in ("rotation", "radial", "moved"))
         for layer, change in measurement.values.items():
             turns = rotations[layer] > steps * ROUNDING and -growths[layer] <= SHRINKING * rotations[layer]
