@@ -13,7 +13,7 @@ from lightning_rwc.shards import is_plain, rank, ranks
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 # Elements of a chunk. `sum` would otherwise widen a copy of all bits at once.
-_CPU_CHUNK = 2**18
+_CPU_CHUNK = 2**17
 _DEVICE_CHUNK = 2**22
 # The sums of the squares of so short numbers are exact in float64 for 8,192 ranks.
 _BITS = 20
@@ -35,9 +35,10 @@ class Difference(NamedTuple):
 def fingerprint(tensor: Tensor) -> Tensor:
     """A number for the bits of ``tensor``: the same if they are, and another if one element differs.
 
-    It is the sum of x(2x + 1) over the elements, where x is an element's bits as an integer. Integer sums are exact, so
-    their order does not matter. Modulo any power of two, no two x have the same x(2x + 1). Two changes that would
-    cancel in the sum of x, such as one digit up and one down, do not cancel in this one.
+    It is the sum of y(2y + 1) over the elements. An element's bits are an integer x, and y is x whose lower half is
+    combined with its upper half by exclusive or. Integer sums are exact, so their order does not matter. No two x have
+    the same y, and modulo any power of two, no two y have the same y(2y + 1). Two changes that would cancel in the sum
+    of x, such as one digit up and one down, or two signs, do not cancel in this one.
 
     Args:
         tensor: a dense tensor of real or complex numbers. 0.0 and -0.0 have different bits.
@@ -50,9 +51,11 @@ def fingerprint(tensor: Tensor) -> Tensor:
     # From the slowest dimension in memory to the fastest, so that channels-last weights are a view too.
     order = sorted(range(real.ndim), key=real.stride, reverse=True)
     bits = real.resolve_neg().permute(order).reshape(-1).view(_INTEGERS[real.element_size()])
+    half = 4 * real.element_size()
     total = torch.zeros((), dtype=torch.int64, device=tensor.device)
     for chunk in bits.split(_CPU_CHUNK if tensor.device.type == "cpu" else _DEVICE_CHUNK):
-        total += torch.addcmul(chunk, chunk, chunk, value=2).sum(dtype=torch.int64)
+        mixed = (chunk >> half).bitwise_and_(2**half - 1).bitwise_xor_(chunk)
+        total += mixed.addcmul_(mixed, mixed, value=2).sum(dtype=torch.int64)
     return total
 
 

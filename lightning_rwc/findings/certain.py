@@ -13,6 +13,8 @@ from lightning_rwc.replicas import Difference
 # For so many optimizer steps in a row most rules must apply before they are told. Layers that start at zero keep
 # gradients from others in the first few steps, and a warm-up may begin at a learning rate of 0.
 PATIENCE = 10
+# So many ranks are named.
+_NAMED = 8
 # Without a gradient, a step of decay by the sign of each weight makes a layer at least so much shorter as it turns it.
 SHRINKING = 0.5
 
@@ -232,11 +234,11 @@ def _replicas_differ(scene: Scene) -> list[LayerFacts]:
 def _replicas_differ_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
     assert scene.difference is not None
     odd, count, names = scene.difference.ranks, scene.difference.world_size, listing(_names(found))
-    if odd:
-        which = f"rank {odd[0]}" if len(odd) == 1 else f"{len(odd)} ranks ({', '.join(map(str, odd))})"
-        what = f"{names} {_one_or_more(found, 'has', 'have')} other weights on {which} than on the rest of {count}."
-    else:
+    if not odd:
         what = f"{names} {_one_or_more(found, 'does', 'do')} not have the same weights on all {count} ranks."
+    else:
+        which = f"rank{'s' * (len(odd) > 1)} {', '.join(map(str, odd))}" if len(odd) <= _NAMED else f"{len(odd)} ranks"
+        what = f"{names} {_one_or_more(found, 'has', 'have')} other weights on {which} than on the rest of {count}."
     return (
         f"{what} DDP averages gradients, not weights, so ranks that have parted stay apart. A checkpoint has the "
         "weights of rank 0 only. Most often DDP does not know the parameters, because they were frozen or did not "
