@@ -134,10 +134,8 @@ def told(callback, kind="replicas_differ"):
 # Comparisons are at least ten batches apart. Step 0 is the first batch.
 CADENCES = [
     ({}, 2 * EPOCH - 1),
-    ({"relative_to": "initial"}, 2 * EPOCH - 1),
+    ({"relative_to": "initial", "every_n_train_steps": 1}, 20),
     ({"max_elements": 256}, 2 * EPOCH - 1),
-    ({"every_n_train_steps": 1}, 20),
-    ({"every_n_train_steps": 1, "max_elements": 256}, 20),
     ({"every_n_train_steps": 4, "units": "backbone"}, 15),
 ]
 
@@ -246,3 +244,6 @@ CASES = {function.__name__: function for function in (ddp, special, resume, fail
 
 if __name__ == "__main__":
     CASES[sys.argv[1]](Path(sys.argv[2]))
+    # Threads of gloo that are still alive at the end of Python may abort it.
+    dist.barrier()
+    dist.destroy_process_group()
