@@ -287,6 +287,7 @@ class RWCCallback(Callback):
     @override
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         self._resume_if_loaded(trainer, pl_module)
+        self._recorder.count_batch()
         stepped = trainer.global_step > self._cadence.global_step
         due = self._cadence.batch_ended(trainer.global_step, logged_step(trainer))
         if stepped:

@@ -27,8 +27,9 @@ from lightning_rwc.options import (
     check_snapshot_device,
     check_units_with_samples,
 )
+from lightning_rwc.replicas import Difference, allowed_to_differ, difference, marks, no_marks
 from lightning_rwc.sampling import SampleSums, standard_error, unreliable
-from lightning_rwc.shards import add_over_ranks, local, resharded_parameters, same_on_all_ranks
+from lightning_rwc.shards import add_over_ranks, local, ranks, resharded_parameters, same_on_all_ranks
 from lightning_rwc.snapshot import Snapshot
 from lightning_rwc.units import UnitColumns, UnitFilter, UnitSelection
 
@@ -70,6 +71,8 @@ class Measurement(NamedTuple):
     """Layer name to its units, for layers that the argument ``units`` names."""
     spans_ranks: bool = False
     """Whether each rank measured a part only."""
+    difference: Difference | None = None
+    """Which layers are not the same on all ranks, if that was looked at and some are not."""
 
 
 class RelativeWeightChange(Metric):
@@ -166,6 +169,7 @@ class RelativeWeightChange(Metric):
         self._units.require(found)
         self.layers = list(found)
         device = torch.device(snapshot_device) if snapshot_device else None
+        self._has_replicas = share_ranks and ranks() > 1
         self._snapshot = Snapshot(share_ranks, max_elements, device, self._units)
         self._snapshot.take(found)
         self._warned: set[str] = set()
@@ -182,6 +186,7 @@ class RelativeWeightChange(Metric):
         self._measured: set[str] = set()
         self._columns = UnitColumns({}, self._units)
         self._steps = 1
+        self._marks: Tensor | None = None
         self._pending = 0
         """Steps before the latest measurement that the next one includes, because the latest one failed."""
         self.standard_errors: dict[str, Tensor] = {}
@@ -206,7 +211,7 @@ class RelativeWeightChange(Metric):
         self.measure(module, steps)
         self.reduce()
 
-    def measure(self, module: Module, steps: int = 1) -> None:
+    def measure(self, module: Module, steps: int = 1, compare: bool = False) -> None:
         """The first half of :meth:`update`: take this rank's sums and move its snapshot.
 
         There is no communication, unless parameters have been sharded since the snapshot. An error is raised later, by
@@ -215,9 +220,13 @@ class RelativeWeightChange(Metric):
         Args:
             module: as for :meth:`update`.
             steps: as for :meth:`update`.
+            compare: whether to find out if all ranks have the same weights. All ranks must want to.
 
         """
-        self._error = None
+        self._error, self._marks = None, None
+        device = next(local(parameter).device for parameter in module.parameters())
+        # Only float64 adds up marks exactly.
+        compare = compare and self._has_replicas and sums_dtype(device) is torch.float64
         self._steps = steps + (self._pending if self.relative_to == "previous" else 0)
         self._pending = self._steps
         try:
@@ -234,13 +243,20 @@ class RelativeWeightChange(Metric):
             )
             self._elements, self._measured = plan.elements, plan.measured
             self._half_moved, self._pending = False, 0
+            if compare:
+                self._marks = marks(found, self.layers, allowed_to_differ(module)).to(self.sums.device)
         except Exception as error:
             self._error = error
             self._retake_snapshot()
-            device = next(local(parameter).device for parameter in module.parameters())
             shape = len(self.sums), len(self.layers) + self._columns.count
             self.sums = torch.full(shape, math.nan, dtype=sums_dtype(device), device=device)
             self._elements = dict.fromkeys(self.layers, 0)
+            self._marks = no_marks(len(self.layers)).to(device) if compare else None
+
+    @property
+    def needs_all_ranks(self) -> bool:
+        """Whether :meth:`reduce` is a collective after the latest measurement."""
+        return self.spans_ranks or self._marks is not None
 
     @property
     def steps(self) -> int:
@@ -265,18 +281,28 @@ class RelativeWeightChange(Metric):
             Exception: the error that :meth:`measure` met on this rank. On the other ranks all layers are ``nan`` then.
 
         """
-        if self.spans_ranks and not self._agreed:
+        if self.needs_all_ranks and not self._agreed:
             self._agreed = same_on_all_ranks(repr(self._error or (self.layers, self._names, self._columns.count)))
-        if self.spans_ranks and self._agreed:
-            self.sums = add_over_ranks(self.sums)
+        if self.needs_all_ranks and self._agreed:
+            self._add_over_ranks()
         self._warn_of_unmeasurable()
         if self._error is not None:
             raise self._error
-        if self.spans_ranks and not self._agreed:
+        if self.needs_all_ranks and not self._agreed:
             raise RuntimeError(
                 "The ranks do not track the same layers, or one of them failed. `layers` and `group_by` must choose "
                 "the same layers on every rank."
             )
+
+    def _add_over_ranks(self) -> None:
+        if self._marks is None:
+            self.sums = add_over_ranks(self.sums)
+        elif self.spans_ranks:
+            added = add_over_ranks(torch.cat((self.sums.flatten(), self._marks)))
+            sums, self._marks = added.split([self.sums.numel(), len(self._marks)])
+            self.sums = sums.view_as(self.sums)
+        else:
+            self._marks = add_over_ranks(self._marks)
 
     def fetch(self, movements: Sequence[str] = ()) -> Measurement:
         """The latest measurement on the host, in one copy from the device.
@@ -300,7 +326,11 @@ class RelativeWeightChange(Metric):
             self._fetch_movements(here, movements),
             self._fetch_units(here, layers),
             self.spans_ranks,
+            self._fetch_difference({layer for layer, value in zip(layers, values, strict=True) if math.isnan(value)}),
         )
+
+    def _fetch_difference(self, not_finite: set[str]) -> Difference | None:
+        return None if self._marks is None else difference(self._marks, self.layers, not_finite)
 
     def _fetch_movements(self, sums: Tensor, names: Sequence[str]) -> dict[str, Readings]:
         if not names:

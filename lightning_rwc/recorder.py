@@ -25,6 +25,9 @@ from lightning_rwc.measures import Measure
 from lightning_rwc.metric import Measurement, Readings, RelativeWeightChange
 from lightning_rwc.shards import rank
 
+# A comparison of ranks reads all weights, while a measurement under DDP reads only this rank's part of them.
+_BATCHES_TO_COMPARISON = 10
+
 
 class Recorder:
     """Keeps the tables of a run.
@@ -55,6 +58,8 @@ class Recorder:
         self.metric: RelativeWeightChange | None = None
         """What measures relative weight change, or None if nothing can be measured."""
         self._warned: set[str] = set()
+        # The first measurement compares. All ranks count alike, also if they have loaded different checkpoints.
+        self._batches = _BATCHES_TO_COMPARISON
 
     @property
     def findings(self) -> list[Finding]:
@@ -76,6 +81,10 @@ class Recorder:
             with self._looking():
                 self._observer.optimizer_steps(optimizer)
 
+    def count_batch(self) -> None:
+        """Note that a batch has ended, on all ranks."""
+        self._batches += 1
+
     def batch_ended(self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer]) -> None:
         """Look at gradients after a batch with an optimizer step, if there is a reason to."""
         if self.looks_for_findings and self.metric is not None and self._observer.watches:
@@ -85,7 +94,7 @@ class Recorder:
     def measure(
         self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer], planned_steps: float = math.inf
     ) -> Measurement | None:
-        """Measure ``module`` and write a row. If :attr:`metric` spans ranks, this is a collective.
+        """Measure ``module`` and write a row. If :attr:`metric` spans ranks or has replicas, this is a collective.
 
         It never raises an error of its own. If a measurement fails, its row is ``nan``, and the first failure is
         reported.
@@ -122,14 +131,16 @@ class Recorder:
         return measurement
 
     def _measure(self, metric: RelativeWeightChange, module: Module, cadence: Cadence) -> Measurement | None:
+        compare = self.looks_for_findings and self._batches >= _BATCHES_TO_COMPARISON
+        self._batches = 0 if compare else self._batches
         try:
             # Measures are the user's code and may be interrupted, because nothing has changed yet.
             further = self.measures.rows(partial(metric.tracked, module))
             start = 0 if metric.relative_to == "initial" else cadence.measured_step
             with signals_held():
                 self.begin_row(cadence, further)
-                metric.measure(module, cadence.global_step - start)
-                if not metric.spans_ranks:
+                metric.measure(module, cadence.global_step - start, compare)
+                if not metric.needs_all_ranks:
                     metric.reduce()
                     return self._fill_row(metric, module)
             # Signals are not held here, so that Ctrl-C can end the wait for a rank that has died.

@@ -54,16 +54,21 @@ class Layout(NamedTuple):
         return distribute_tensor(everything, self.mesh, placements, src_data_rank=None).to_local().cpu()
 
 
+def is_plain(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is neither sharded nor wrapped."""
+    return type(tensor) in _PLAIN
+
+
 def layout(tensor: Tensor) -> Layout | None:
     """How ``tensor`` is spread over ranks, or ``None`` for a plain tensor."""
-    if type(tensor) in _PLAIN or not isinstance(tensor, DTensor):
+    if is_plain(tensor) or not isinstance(tensor, DTensor):
         return None
     return Layout(tensor.device_mesh, tuple(tensor.placements), tensor.shape, tensor.stride())
 
 
 def local(tensor: Tensor) -> Tensor:
     """The part of ``tensor`` that this rank holds, without communication. A plain tensor is returned as it is."""
-    return tensor.to_local() if type(tensor) not in _PLAIN and isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if not is_plain(tensor) and isinstance(tensor, DTensor) else tensor
 
 
 def share(tensor: Tensor) -> float:

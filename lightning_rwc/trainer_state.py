@@ -22,9 +22,11 @@ def class_names(thing: object) -> set[str]:
 
 def has_replicas(trainer: Trainer) -> bool:
     """Whether every rank has the same weights at the end of each step."""
-    # Under local SGD, replicas differ between averagings. The strategy has no public name for it.
+    # Under local SGD, replicas differ between averagings. Neither the strategy nor DDP has a public name for it.
     averages = getattr(trainer.strategy, "_model_averaging_period", None) is not None
-    return "DDPStrategy" in class_names(trainer.strategy) and not averages
+    states = [state for _, state in getattr(trainer.strategy.model, "_comm_hooks", ())]
+    is_local = averages or any("PostLocalSGDState" in class_names(state) for state in states)
+    return "DDPStrategy" in class_names(trainer.strategy) and not is_local
 
 
 def logged_step(trainer: Trainer) -> int:

@@ -8,10 +8,13 @@ from typing import NamedTuple
 from lightning_rwc.findings.facts import Gradient, LayerFacts, Thaw
 from lightning_rwc.findings.finding import listing
 from lightning_rwc.movement import ROUNDING
+from lightning_rwc.replicas import Difference
 
 # For so many optimizer steps in a row most rules must apply before they are told. Layers that start at zero keep
 # gradients from others in the first few steps, and a warm-up may begin at a learning rate of 0.
 PATIENCE = 10
+# So many ranks are named.
+_NAMED = 8
 # Without a gradient, a step of decay by the sign of each weight makes a layer at least so much shorter as it turns it.
 SHRINKING = 0.5
 
@@ -37,6 +40,8 @@ class Scene(NamedTuple):
     thaw: Thaw | None = None
     """A promise to thaw layers, if it is due and has not been kept."""
     epoch: int = 0
+    difference: Difference | None = None
+    """Which layers are not the same on all ranks, if some are not."""
 
 
 class Rule(NamedTuple):
@@ -296,6 +301,27 @@ def _rounded_away_message(scene: Scene, found: list[LayerFacts], steps: int) -> 
     )
 
 
+def _replicas_differ(scene: Scene) -> list[LayerFacts]:
+    return [layer for layer in scene.layers if scene.difference is not None and layer.name in scene.difference.layers]
+
+
+def _replicas_differ_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
+    assert scene.difference is not None
+    odd, count, names = scene.difference.ranks, scene.difference.world_size, listing(_names(found))
+    if not odd:
+        what = f"{names} {_one_or_more(found, 'does', 'do')} not have the same weights on all {count} ranks."
+    else:
+        which = f"rank{'s' * (len(odd) > 1)} {', '.join(map(str, odd))}" if len(odd) <= _NAMED else f"{len(odd)} ranks"
+        what = f"{names} {_one_or_more(found, 'has', 'have')} other weights on {which} than on the rest of {count}."
+    return (
+        f"{what} DDP averages gradients, not weights, so ranks that have parted stay apart. A checkpoint has the "
+        "weights of rank 0 only. Most often DDP does not know the parameters, because they were frozen or did not "
+        "exist when the Trainer wrapped the model. Then it does not average their gradients. Otherwise look for code "
+        "that changes weights on some ranks only, for an optimizer step inside `no_sync`, or for ranks that have "
+        "loaded different files. To make ranks equal again, resume from a checkpoint."
+    )
+
+
 def _names(found: Sequence[LayerFacts]) -> list[str]:
     return [layer.name for layer in found]
 
@@ -315,6 +341,7 @@ CERTAIN = (
     NOT_IN_OPTIMIZER,
     Rule("nothing_moves", _nothing_moves, _nothing_moves_message, once=True, patience=PATIENCE),
     Rule("no_gradient", _no_gradient, _no_gradient_message, patience=PATIENCE),
+    Rule("replicas_differ", _replicas_differ, _replicas_differ_message),
     Rule("rounded_away", _rounded_away, _rounded_away_message, patience=PATIENCE),
     Rule("nothing_trainable", _nothing_trainable, _nothing_trainable_message, once=True, patience=PATIENCE),
     NOT_THAWED,

@@ -159,6 +159,7 @@ class Findings:
             all_frozen,
             None if self._has_thawed else thaw,
             moment.epoch,
+            measurement.difference,
         )
         self._had_gradients = False
         for rule in CERTAIN:
@@ -184,6 +185,8 @@ class Findings:
     def _may_be_wrong(self, moment: Observation) -> bool:
         """Whether any rule can apply. As a rule none can, and a look at every parameter takes longer than this."""
         measurement, layers, steps = moment.measurement, moment.layers, moment.steps
+        if measurement.difference is not None:
+            return True
         rotations, growths, shares = (measurement.movements[name].values for name in ("rotation", "radial", "moved"))
         for layer, change in measurement.values.items():
             turns = rotations[layer] > steps * ROUNDING and -growths[layer] <= SHRINKING * rotations[layer]

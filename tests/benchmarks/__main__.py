@@ -16,7 +16,7 @@ import pandas as pd
 import typer
 
 from tests.benchmarks.cuda import cuda
-from tests.benchmarks.measure import dtypes, growth, measure, pieces
+from tests.benchmarks.measure import dtypes, growth, measure, pieces, replicas
 from tests.benchmarks.pictures import pictures
 from tests.benchmarks.sampling import sampling
 from tests.benchmarks.tab import tab
@@ -27,6 +27,7 @@ from tests.benchmarks.training import logs, training
 SECTIONS = {
     "measure": measure,
     "pieces": pieces,
+    "replicas": replicas,
     "dtypes": dtypes,
     "growth": growth,
     "threads": threads,
@@ -53,6 +54,8 @@ GOALS = {
     "measure/toy/item loop/times ours": (">=", 2),
     "measure/*/ours/extra MiB": ("<=", 8),
     "pieces/*/every unit/times bound": ("<=", 1.5),
+    "replicas/*/comparison/times ours": ("<=", 5),
+    "replicas/*/comparison/extra MiB": ("<=", 8),
     "dtypes/equal bytes/*float16/times float32": ("<=", 1.5),
     "dtypes/norms/*/times l1": ("<=", 1.5),
     "growth/layers/2,000/us a layer": ("<=", 1),

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from lightning_rwc import RelativeWeightChange, RWCHistory
+from lightning_rwc.layers import LayerSelection
 from lightning_rwc.norms import NORMS
+from lightning_rwc.replicas import marks
 from lightning_rwc.sums import prepare_sums
 from tests.benchmarks.peers import OTHERS, bound, ours, tracked
 from tests.benchmarks.timing import extra_memory, has_memory, interleaved, summary
@@ -98,6 +100,20 @@ def pieces(repeats, quick):
         for row in rows.values():
             row["times bound"] = row["ms"] / rows["bound"]["ms"]
         yield name, f"{count / 1e6:,.1f} M weights of {sum(units):,} units in {len(weights):,} layers", rows
+
+
+def replicas(repeats, quick):
+    """What tells whether ranks have the same weights, beside a measurement."""
+    for dtype in (torch.float32, torch.bfloat16):
+        module = stack(16, 200 if quick else 2500, 2500, dtype)
+        layers = LayerSelection().find(module)
+        ways = {"ours": ours(module), "comparison": partial(marks, layers, [*layers], ())}
+        change = changing(module)
+        rows = {way: summary(taken) for way, taken in interleaved(ways, repeats, change).items()}
+        for way, row in rows.items():
+            rows[way] |= {"times ours": row["ms"] / rows["ours"]["ms"]} | extra_memory(ways[way], change)
+        count = sum(weight.numel() for weight in tracked(module))
+        yield str(dtype).removeprefix("torch."), f"{count / 1e6:,.1f} M weights", rows
 
 
 def dtypes(repeats, quick):
