@@ -18,7 +18,7 @@ from lightning_rwc.findings.trends import STOPPED, WINDOW, Numbers, Trends
 Chosen: TypeAlias = npt.NDArray[np.bool_]
 
 # The highest value of :func:`upheaval`, by whether plain SGD trains, and whether norms stand behind the layers.
-MOST_UPHEAVAL = {(True, False): -0.6, (False, False): 1.5, (True, True): 1.5, (False, True): 3.9}
+MOST_UPHEAVAL = {(True, False): -0.4, (False, False): 2.0, (True, True): 1.3, (False, True): 3.6}
 LEAST_GROWTH = 0.5
 # The fastest layer moves at least by so much of its size. Training from random weights needs fifty times more, but
 # fine-tuning needs less.
@@ -71,7 +71,7 @@ def upheaval(trends: Trends) -> float:
     if trends.highest_growth < LEAST_GROWTH:
         return -math.inf
     first, steps = max(trends.first_window, WINDOW), max(trends.steps, WINDOW)
-    return _slowdown(trends) + trends.highest_growth + 0.6 * math.log(first / WINDOW) - 1.5 * math.log(steps / WINDOW)
+    return _slowdown(trends) + trends.highest_growth + 1.2 * math.log(first / WINDOW) - 2 * math.log(steps / WINDOW)
 
 
 def _learning_rate_high(trends: Trends, kinds: Kinds) -> Chosen:
