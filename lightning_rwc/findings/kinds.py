@@ -2,7 +2,7 @@
 """Which layers of a model can be compared with one another."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,8 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_rwc.findings.facts import NamedLayers
+
+Norms: TypeAlias = Literal["none", "batch", "layer"]
 
 _EMBEDDINGS = (nn.Embedding, nn.EmbeddingBag)
 # Norms that stand right behind a layer. Those of transformers stand before one.
@@ -27,9 +29,9 @@ class Kinds(NamedTuple):
     """For each layer, the position of its parameter group among those of all optimizers; -1 if it has none."""
     is_sgd: bool = False
     """Whether all optimizers are SGD, whose steps are as long as gradients."""
-    is_normalised: bool = False
-    """Whether a batch norm or a group norm stands behind most layers, so that the size of their weights
-    does not matter."""
+    norms: Norms = "none"
+    """``"batch"`` if a batch norm or a group norm stands behind most layers, so that the size of their weights does not
+    matter; ``"layer"`` if there are layer norms."""
 
 
 def kinds_of(module: Module, layers: NamedLayers, optimizers: Sequence[Optimizer]) -> Kinds:
@@ -51,4 +53,8 @@ def kinds_of(module: Module, layers: NamedLayers, optimizers: Sequence[Optimizer
         rows.append((numbers.setdefault(kind, len(numbers)), place, id(first) in before_norm))
     table = np.array(rows, dtype=np.intp).reshape(-1, 3)
     is_sgd = all("SGD" in {base.__name__ for base in type(one).__mro__} for one in optimizers)
-    return Kinds(table[:, 0], table[:, 1], is_sgd, bool(2 * table[:, 2].sum() > len(rows)))
+    names = {type(one).__name__ for one in leaves}
+    # Transformers have their own classes of norms.
+    layer: Norms = "layer" if any(name.endswith(("LayerNorm", "RMSNorm")) for name in names) else "none"
+    norms: Norms = "batch" if 2 * table[:, 2].sum() > len(rows) else layer
+    return Kinds(table[:, 0], table[:, 1], is_sgd, norms)

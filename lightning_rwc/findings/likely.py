@@ -17,18 +17,25 @@ from lightning_rwc.findings.trends import STOPPED, WINDOW, Numbers, Trends
 
 Chosen: TypeAlias = npt.NDArray[np.bool_]
 
-# The highest value of :func:`upheaval`, by whether plain SGD trains, and whether norms stand behind the layers.
-MOST_UPHEAVAL = {(True, False): -0.4, (False, False): 2.0, (True, True): 1.3, (False, True): 3.6}
+# The highest value of :func:`upheaval`, by whether plain SGD trains, and by the norms of the model.
+MOST_UPHEAVAL = {
+    (True, "none"): 0.0,
+    (True, "batch"): 1.3,
+    (True, "layer"): -0.7,
+    (False, "none"): 2.0,
+    (False, "batch"): 3.6,
+    (False, "layer"): 0.75,
+}
 LEAST_GROWTH = 0.5
 # The fastest layer moves at least by so much of its size. Training from random weights needs fifty times more, but
 # fine-tuning needs less.
 LEAST_PATH = 0.01
 # So many decades lie between a layer and the range of the others of its kind.
-OUT_OF_LINE = 1.5
+OUT_OF_LINE = 2.3
 # So many decades lie between the first third and the last third of the layers of a kind.
 FALL = 2.5
 # By so many decades a measurement is faster than all before it.
-BURST = 1.0
+BURST = 1.2
 # A layer is compared with so many others, over so many windows or measurements.
 LAYERS, WINDOWS, MEASUREMENTS = 4, 3, 10
 
@@ -75,7 +82,7 @@ def upheaval(trends: Trends) -> float:
 
 
 def _learning_rate_high(trends: Trends, kinds: Kinds) -> Chosen:
-    if not trends.ends_window or upheaval(trends) <= MOST_UPHEAVAL[kinds.is_sgd, kinds.is_normalised]:
+    if not trends.ends_window or upheaval(trends) <= MOST_UPHEAVAL[kinds.is_sgd, kinds.norms]:
         return _nowhere(trends)
     return np.isfinite(trends.peak)
 
@@ -115,7 +122,7 @@ def _learning_rate_low_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> 
 
 def _members(trends: Trends, kinds: Kinds) -> list[npt.NDArray[np.intp]]:
     """The layers of each kind that has enough of them, without those that stand still or began at zero."""
-    moving = (trends.window_pace > STOPPED) & np.isfinite(trends.path)
+    moving = (trends.learning_pace > STOPPED) & np.isfinite(trends.path)
     members = [np.flatnonzero(moving & (kinds.numbers == kind)) for kind in np.unique(kinds.numbers[moving])]
     return [numbers for numbers in members if len(numbers) > LAYERS]
 
@@ -125,7 +132,7 @@ def _vanishing(trends: Trends, kinds: Kinds) -> Chosen:
     if not trends.ends_window:
         return chosen
     for numbers in _members(trends, kinds):
-        paces = trends.window_pace[numbers]
+        paces = trends.learning_pace[numbers]
         third = max(len(numbers) // 3, 1)
         last = paces[-third:].mean()
         if last - paces[:third].mean() > FALL and _is_rising(paces):
@@ -140,7 +147,7 @@ def _is_rising(paces: Numbers) -> bool:
 
 
 def _vanishing_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
-    slow, fast = trends.window_pace[chosen].min(), np.nanmax(trends.window_pace)
+    slow, fast = trends.learning_pace[chosen].min(), np.nanmax(trends.learning_pace)
     return (
         f"Likely gradients vanish towards the input: layer by layer, {listing(trends.names(chosen))} move ever less, "
         f"down to {10 ** (slow - fast):.1g} of the fastest layer. Add normalisation or residual connections, use ReLU "
@@ -153,8 +160,8 @@ def _out_of_line(trends: Trends, kinds: Kinds) -> Chosen:
         return _nowhere(trends)
     outside = _nowhere(trends)
     for numbers in _members(trends, kinds):
-        order = numbers[trends.window_pace[numbers].argsort()]
-        paces = trends.window_pace[order]
+        order = numbers[trends.learning_pace[numbers].argsort()]
+        paces = trends.learning_pace[order]
         outside[order[0]] = paces[1] - paces[0] > OUT_OF_LINE
         outside[order[-1]] = paces[-1] - paces[-2] > OUT_OF_LINE
     trends.out_of_line = np.where(outside, trends.out_of_line + 1, 0.0)
@@ -162,11 +169,11 @@ def _out_of_line(trends: Trends, kinds: Kinds) -> Chosen:
 
 
 def _out_of_line_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
-    numbers, moving = kinds.numbers, trends.window_pace > STOPPED
+    numbers, moving = kinds.numbers, trends.learning_pace > STOPPED
     parts = []
     for number in np.flatnonzero(chosen):
-        others = trends.window_pace[moving & (numbers == numbers[number]) & (np.arange(len(numbers)) != number)]
-        pace = trends.window_pace[number]
+        others = trends.learning_pace[moving & (numbers == numbers[number]) & (np.arange(len(numbers)) != number)]
+        pace = trends.learning_pace[number]
         times, than = (
             (10 ** (pace - others.max()), "more than the fastest")
             if pace > others.max()

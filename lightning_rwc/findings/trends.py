@@ -16,7 +16,7 @@ WINDOW = 10
 # The pace of a layer that does not move.
 STOPPED = -14.0
 # The highest pace of a layer fades by a decade in so many measurements.
-_MEMORY = 50
+_MEMORY = 200
 # Below this share of the highest learning rate, weight decay and rounding move weights more than gradients do.
 _TAIL = 0.02
 
@@ -119,6 +119,11 @@ class Trends:
         self._window_steps = 0
         for name in self._FIELDS:
             setattr(self, name, np.zeros(0))
+
+    @property
+    def learning_pace(self) -> Numbers:
+        """The pace of the last window without weight decay, as far as that is known."""
+        return np.where(np.isnan(self.rotation_pace), self.window_pace, self.rotation_pace)
 
     def names(self, chosen: npt.NDArray[np.bool_]) -> list[str]:
         """The names of the layers that are chosen."""

@@ -52,14 +52,14 @@ class _Rates(Callback):
             self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def run(name, optimizer, data, seed, factor):
+def run(name, optimizer, data, seed, factor, change=None, setting=None):
     """Train once.
 
     Returns:
         A dict of the tables of both cadences, and of what is known of the run.
 
     """
-    schedule, size, epochs = settings(name, optimizer, data, seed)
+    schedule, size, epochs = setting or settings(name, optimizer, data, seed)
     train, labels, test, truth = images(data)
     torch.manual_seed(seed)
     training = Training(ARCHITECTURES[name], optimizer)
@@ -74,6 +74,8 @@ def run(name, optimizer, data, seed, factor):
             lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))),
             "step",
         )
+    if change is not None:
+        change(training)
     callbacks = {
         "epoch": RWCCallback(heatmap=False, prefix="e", measures=MEASURES),
         "step": RWCCallback(heatmap=False, prefix="s", measures=MEASURES, every_n_train_steps=1),
@@ -105,6 +107,7 @@ def run(name, optimizer, data, seed, factor):
             "per": 2 if generate else 1,
             "layers": callbacks["epoch"].history.layers,
             "kinds": {c: sorted({f.kind for f in cb.findings}) for c, cb in callbacks.items()},
+            "found": {c: [(f.kind, f.layers, f.step, f.message) for f in cb.findings] for c, cb in callbacks.items()},
             "sizes": _sizes(callbacks["epoch"], before, training),
         },
         "losses": np.array(training.losses, dtype=np.float32),
