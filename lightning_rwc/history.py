@@ -218,6 +218,30 @@ class RWCHistory:
         names = ("layers", "epochs", "steps", "values", "standard_errors")
         return cls(**{name: state[name] for name in names if name in state})
 
+    def findings(self) -> "list[Finding]":
+        """Say in words what is wrong, as far as relative weight change alone tells.
+
+        There are three kinds: ``non_finite``, ``unchanged`` and ``learning_rate_low``, see `From a table or from saved
+        weights <findings.md#from-a-table-or-from-saved-weights>`_. They are right for every norm, and for changes since
+        the start of training. The other kinds that are about speed are left out, because they would accuse trainings
+        that are well: a table does not tell which layers have learning rates of their own, and ``"elementwise"`` jumps
+        when a weight is nearly zero.
+
+        Returns:
+            The findings, oldest first. Without one, the training may still be wrong: the callback and saved weights
+            tell more.
+
+        Example:
+            >>> history = RWCHistory(["stem", "head"], epochs=[0, 1], steps=[9, 19], values=[[0, 0.5], [0, 0.25]])
+            >>> [(finding.kind, finding.layers, finding.epoch) for finding in history.findings()]
+            [('unchanged', ('stem',), 1)]
+
+        """
+        from lightning_rwc.findings.afterwards import findings_of_table
+
+        times = [*zip(self.epochs, self.steps, strict=True)]
+        return findings_of_table(self.layers, times, self.values, self.standard_errors)
+
     def plot_heatmap(
         self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE, *, findings: "Sequence[Finding]" = ()
     ) -> "Figure":
