@@ -110,8 +110,8 @@ def compare_checkpoints(
     - ``no_gradient``: a layer only shrinks, as weight decay makes it, while others turn. How far rounding alone can
       turn it depends on the number of optimizer steps between files. Lightning checkpoints have it. Other files count
       as one step apart, so that few such layers are found.
-    - ``learning_rate_low``, ``learning_rate_high`` and ``burst``, if all files are Lightning checkpoints in the order
-      of training, and ``relative_to`` is ``"previous"``.
+    - ``learning_rate_high`` and ``burst``, if all files are Lightning checkpoints in the order of training, and
+      ``relative_to`` is ``"previous"``. ``learning_rate_low`` too, if the first file is from the first 10 steps.
 
     The other likely kinds are left out, because weights do not tell which layers have learning rates of their own.
 

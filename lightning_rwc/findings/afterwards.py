@@ -140,10 +140,10 @@ def _steps_of_rows(steps: Sequence[int]) -> npt.NDArray[np.int64]:
 def _learning_rate_low(
     layers: Sequence[str], times: Times, steps: npt.NDArray[np.int64], changes: Numbers
 ) -> list[Finding]:
-    # The end of a run is slow if the schedule is.
-    is_end_only = 2 * steps.sum() < times[-1][1] + 1
+    # Layers are slow too when a schedule ends, or after far too high a learning rate has thrown them somewhere.
+    begins_late = times[-1][1] + 1 - steps.sum() > WINDOW
     paths = np.nansum(changes, axis=0)
-    if steps.sum() < WINDOWS * WINDOW or is_end_only or not 0 < paths.max(initial=0) < LEAST_PATH:
+    if steps.sum() < WINDOWS * WINDOW or begins_late or not 0 < paths.max(initial=0) < LEAST_PATH:
         return []
     message = (
         f"Likely the learning rate is too low. In {steps.sum()} steps no layer has moved by more than "
