@@ -107,9 +107,9 @@ def compare_checkpoints(
 
     - ``non_finite``: a weight is ``nan`` or infinite.
     - ``unchanged``: a layer is the same in all files, bit for bit.
-    - ``no_gradient``: a layer only shrinks, as weight decay makes it, while others turn. How far rounding alone can
-      turn it depends on the number of optimizer steps between files. Lightning checkpoints have it. Other files count
-      as one step apart, so that few such layers are found.
+    - ``no_gradient``: a layer only shrinks, as weight decay makes it, while others turn. It shrinks ten times more than
+      rounding explains, and turns no more than that. This depends on the number of optimizer steps between files.
+      Lightning checkpoints have it. Other files count as one step apart, so that few such layers are found.
     - ``learning_rate_high`` and ``burst``, if all files are Lightning checkpoints in the order of training, and
       ``relative_to`` is ``"previous"``. ``learning_rate_low`` too, if the first file is from the first 10 steps.
 

@@ -221,15 +221,20 @@ class RWCHistory:
     def findings(self) -> "list[Finding]":
         """Say in words what is wrong, as far as relative weight change alone tells.
 
-        There are three kinds: ``non_finite``, ``unchanged`` and ``learning_rate_low``, see `From a table or from saved
-        weights <findings.md#from-a-table-or-from-saved-weights>`_. They are right for every norm, and for changes since
-        the start of training. The other kinds that are about speed are left out, because they would accuse trainings
-        that are well: a table does not tell which layers have learning rates of their own, and ``"elementwise"`` jumps
-        when a weight is nearly zero.
+        The table must be of relative weight change, not of a further measure. It has any norm, and ``relative_to`` is
+        either. There are three kinds:
+
+        - ``non_finite``: the first layers that are ``nan`` from some row on, after they had a value.
+        - ``unchanged``: layers that are 0 in every row, over ten steps or more. They are frozen, in no optimizer or
+          without gradient. A table cannot tell which. Estimates from a sample do not count.
+        - ``learning_rate_low``: over thirty steps or more from the start of training, no layer has moved by 1 % of its
+          size.
+
+        The callback's other kinds are left out, because a table would accuse trainings that are well. It does not tell
+        which layers have learning rates of their own, and ``"elementwise"`` jumps whenever a weight is nearly zero.
 
         Returns:
-            The findings, oldest first. Without one, the training may still be wrong: the callback and saved weights
-            tell more.
+            The findings, oldest first.
 
         Example:
             >>> history = RWCHistory(["stem", "head"], epochs=[0, 1], steps=[9, 19], values=[[0, 0.5], [0, 0.25]])

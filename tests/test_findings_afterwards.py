@@ -183,6 +183,16 @@ def test_growing_by_a_factor_is_no_decay_and_one_number_cannot_turn(tmp_path):
     assert compare_checkpoints(save(states, tmp_path)).findings == []
 
 
+def test_small_gradients_are_no_decay(tmp_path):
+    """A layer whose updates vanish in rounding may shrink a little by chance."""
+    weights = after(0)["frozen.weight"]
+    states = [{"a.weight": after(n)["learns.weight"], "b.weight": weights.clone()} for n in STEPS]
+    for number, state in enumerate(states):
+        shrunk = state["b.weight"].view(-1)[: 8 * number]
+        shrunk.copy_(torch.nextafter(shrunk, torch.zeros(())))
+    assert compare_checkpoints(save(states, tmp_path)).findings == []
+
+
 def test_vectors_of_a_layer_count_although_their_units_cannot_turn(tmp_path):
     """`still` has no unit in a bias, but the bias moves."""
     states = [{"a.weight": torch.ones(4, 4), "a.bias": torch.full((4,), 1.0 + n)} for n in STEPS]
@@ -232,9 +242,8 @@ def test_series_with_a_burst_of_one_layer_or_of_all(tmp_path):
     for everything in (False, True):
         states = []
         for step in range(20):
-            for name, weight in weights.items():
-                size = 1.0 if step == 15 and (everything or name == "c") else 0.01
-                weight += size * rng.normal(size=(16, 16))
+            sizes = {name: 1.0 if step == 15 and (everything or name == "c") else 0.01 for name in weights}
+            weights = {name: weights[name] + size * rng.normal(size=(16, 16)) for name, size in sizes.items()}
             states.append({f"{name}.weight": torch.tensor(weight) for name, weight in weights.items()})
         found = compare_checkpoints(save(states, tmp_path, steps=range(10, 210, 10))).findings
         assert told(found) == ([] if everything else [("burst", ("c",), 15, 159)])

@@ -66,6 +66,8 @@ class LayerMove(NamedTuple):
     """1 if it has several elements, otherwise 0."""
 
 
+# Decay is so many times larger than what rounding explains. Below that, small gradients look like it.
+_CLEARLY = 10
 _NOT_COMPARED = LayerMove(*[np.nan] * 4)
 
 
@@ -107,7 +109,8 @@ def findings_of_moves(
     shrank = moved & (can_turn == 1) & (rotations <= bounds) & (growths <= bounds)
     stays = compared[-1] & (((steps[:, None] * compared).sum(0) >= PATIENCE) | (not has_steps))
     still = stays & ~moved.any(0)
-    decays = stays & shrank.any(0) & (shrank | ~moved).all(0)
+    shrinkage = -np.where(shrank, growths, 0.0).sum(0)
+    decays = stays & (shrank | ~moved).all(0) & (shrinkage > _CLEARLY * bounds.sum())
     if still.any():
         files = f"in all {len(times) + 1} files"
         message = _unchanged_message(_names(layers, still), files, anything_moved=bool(moved.any()))
