@@ -146,7 +146,7 @@ def test_weights_tell_frozen_layers_from_decaying_ones(norm, relative_to, measur
     options = {"norm": norm, "relative_to": relative_to, "measure": measure}
     history, findings = compare_checkpoints(paths, **options)
     assert told(findings) == [("unchanged", ("frozen",), 3, 59), ("no_gradient", ("decays",), 3, 59)]
-    assert findings[0].message.startswith("'frozen' has not changed in all 4 files, while other layers have. If it is")
+    assert findings[0].message.startswith("'frozen' has not changed over 4 files, while other layers have. If it is")
     assert findings[1].message.startswith("'decays' has changed only by weight decay, while other layers learn.")
     expected = history_of_checkpoints(paths, **options)
     assert (history.layers, history.steps) == (expected.layers, expected.steps)

@@ -112,7 +112,7 @@ def findings_of_moves(
     shrinkage = -np.where(shrank, growths, 0.0).sum(0)
     decays = stays & (shrank | ~moved).all(0) & (shrinkage > _CLEARLY * bounds.sum())
     if still.any():
-        files = f"in all {len(times) + 1} files"
+        files = f"over {len(times) + 1} files"
         message = _unchanged_message(_names(layers, still), files, anything_moved=bool(moved.any()))
         found.append(Finding("unchanged", _names(layers, still), *times[-1], message))
     if decays.any() and turned.any():
