@@ -5,14 +5,17 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from lightning_rwc.findings.afterwards import LayerMove, findings_of_moves
+from lightning_rwc.findings.finding import Finding
 from lightning_rwc.functional import change_ratio, is_measurable
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
-from lightning_rwc.movement import MOVEMENTS, Evidence
+from lightning_rwc.movement import MOVEMENTS, Evidence, radial, rotation
 from lightning_rwc.norms import Norm
 from lightning_rwc.options import RelativeTo, check_norm, check_relative_to
 from lightning_rwc.quantity import RWC
@@ -78,6 +81,52 @@ def history_of_checkpoints(
         ModuleNotFoundError: if a file needs the package safetensors and it is missing.
 
     """
+    return _compare(paths, norm, relative_to, layers, group_by, measure).history
+
+
+class Comparison(NamedTuple):
+    """What saved weights tell."""
+
+    history: RWCHistory
+    findings: list[Finding]
+    """What is wrong, oldest first. Its epochs and steps are those of the history."""
+
+
+def compare_checkpoints(
+    paths: str | PathLike[str] | Sequence[str | PathLike[str]],
+    *,
+    norm: Norm = "l1",
+    relative_to: RelativeTo = "previous",
+    layers: LayerFilter = None,
+    group_by: GroupBy = None,
+    measure: str = RWC,
+) -> Comparison:
+    """Measure like :func:`history_of_checkpoints`, and say in words what is wrong, as far as weights alone tell.
+
+    Files are read once. The findings do not depend on ``norm`` and ``measure``. These kinds are found:
+
+    - ``non_finite``: a weight is ``nan`` or infinite.
+    - ``unchanged``: a layer is the same in all files, bit for bit.
+    - ``no_gradient``: a layer only shrinks, as weight decay makes it, while others turn. It shrinks ten times more than
+      rounding explains, and turns no more than that. This depends on the number of optimizer steps between files.
+      Lightning checkpoints have it. Other files count as one step apart, so that few such layers are found.
+    - ``learning_rate_high`` and ``burst``, if all files are Lightning checkpoints in the order of training, and
+      ``relative_to`` is ``"previous"``. ``learning_rate_low`` too, if the first file is from the first 10 steps.
+
+    The other likely kinds are left out, because weights do not tell which layers have learning rates of their own.
+
+    """
+    return _compare(paths, norm, relative_to, layers, group_by, measure)
+
+
+def _compare(  # noqa: PLR0917
+    paths: str | PathLike[str] | Sequence[str | PathLike[str]],
+    norm: Norm,
+    relative_to: RelativeTo,
+    layers: LayerFilter,
+    group_by: GroupBy,
+    measure: str,
+) -> Comparison:
     check_norm(norm)
     check_relative_to(relative_to)
     if measure not in (RWC, *MOVEMENTS):
@@ -95,6 +144,7 @@ def history_of_checkpoints(
     befores = files[:1] * (len(files) - 1) if relative_to == "initial" else files[:-1]
     _require_one_model(dict(zip(files, shapes, strict=True)), list(zip(befores, files[1:], strict=True)))
     history = RWCHistory()
+    moves: list[dict[str, LayerMove]] = []
     starts = numbered[:1] * (len(files) - 1) if relative_to == "initial" else numbered[:-1]
     for before, after, start, time in zip(befores, files[1:], starts, numbered[1:], strict=True):
         assert start is not None
@@ -102,13 +152,20 @@ def history_of_checkpoints(
         evidence = _evidence((before, after), selection, norm, measure, left_out)
         steps = time[1] - start[1]
         history.record(*time, {layer: _value(of, norm, measure, steps) for layer, of in evidence.items()})
+        moves.append({layer: _move(of) for layer, of in evidence.items() if of is not None})
         (after if relative_to == "initial" else before).close()
     if left_out:
         message = f"The measurement leaves out weights that cannot be measured: {_listing(left_out)}."
         if not history.layers:
             raise ValueError(f"{message} There is no other layer to measure.")
-        warnings.warn(message, stacklevel=2)
-    return history
+        warnings.warn(message, stacklevel=3)
+    since_start, has_steps = relative_to == "initial", None not in times
+    rows = [*zip(history.epochs, history.steps, strict=True)]
+    assert starts[0] is not None
+    return Comparison(
+        history,
+        findings_of_moves(history.layers, starts[0], rows, moves, has_steps=has_steps, since_start=since_start),
+    )
 
 
 def _stored(file: WeightFile, selection: LayerSelection) -> dict[str, dict[str, str]]:
@@ -172,6 +229,18 @@ def _value(evidence: Evidence | None, norm: Norm, measure: str, steps: int) -> f
     return MOVEMENTS[measure].value(evidence._replace(steps=steps)).item()
 
 
+def _move(evidence: Evidence) -> LayerMove:
+    _, _, moved, _, squared_change, squared_size = evidence.sums[:, 0].tolist()
+    if not math.isfinite(squared_change + squared_size):
+        change = math.nan
+    elif moved == 0:
+        change = 0.0
+    else:
+        change = math.sqrt(squared_change / squared_size) if squared_size else math.inf
+    can_turn = float(evidence.elements.item() > 1)
+    return LayerMove(change, rotation(evidence.sums).item(), radial(evidence.sums).item(), can_turn)
+
+
 def _evidence(
     files: tuple[WeightFile, WeightFile], selection: LayerSelection, norm: Norm, measure: str, left_out: dict[str, str]
 ) -> dict[str, Evidence | None]:
@@ -181,15 +250,17 @@ def _evidence(
     by_units = measure in MOVEMENTS and MOVEMENTS[measure].needs_units
     row: dict[str, Evidence | None] = {}
     for layer, names in _stored(after, selection).items():
-        units, elements, failed = [], 0, False
+        units: list[Tensor] = []
+        others: list[Tensor] = []
+        elements, failed = 0, False
         for name, new in names.items():
             old = earlier.get(name)
             if old is None or before.parameters[old].shape != after.parameters[new].shape:
                 continue
-            if by_units and not can_turn(after.parameters[new]):
-                continue
+            split = by_units and can_turn(after.parameters[new])
             try:
-                units.append(_sums(before.read(old), after.read(new), norm, by_units))
+                sums = _sums(before.read(old), after.read(new), norm, split)
+                (units if split or not by_units else others).append(sums)
                 elements += after.parameters[new].numel()
             except (MemoryError, OSError):
                 raise
@@ -197,9 +268,10 @@ def _evidence(
                 # PyTorch can store some kinds of tensors with which it cannot compute.
                 left_out[new] = str(error)
                 failed = True
-        if units:
-            joined = torch.cat(units, dim=1)
-            row[layer] = Evidence(joined.sum(1, keepdim=True), torch.tensor([elements]), [joined], steps=1)
+        if units or others:
+            joined = torch.cat([*units, *others], dim=1)
+            turning = joined[:, : joined.shape[1] - len(others)]
+            row[layer] = Evidence(joined.sum(1, keepdim=True), torch.tensor([elements]), [turning], steps=1)
         elif not failed:
             row[layer] = None
     return row

@@ -18,7 +18,7 @@ from rich.console import Console
 
 from lightning_rwc import __version__
 from lightning_rwc.extras import MissingPackageError, install
-from lightning_rwc.findings.summary import summary
+from lightning_rwc.findings.summary import heading, summary
 from lightning_rwc.norms import NORMS
 from lightning_rwc.terminal_table import history_table
 
@@ -138,24 +138,28 @@ def checkpoints(
     group_by: Annotated[int | None, typer.Option(help="Make each module at this depth one layer, from 1.")] = None,
     measure: Annotated[str, typer.Option(help="rwc, rotation, radial, moved or still.")] = "rwc",
 ) -> None:
-    """Measure relative weight change over a series of saved weights, without training."""
+    """Measure relative weight change over a series of saved weights, without training, and say what is wrong."""
     with _errors_as_messages():
-        from lightning_rwc.checkpoints import history_of_checkpoints
+        from lightning_rwc.checkpoints import compare_checkpoints
         from lightning_rwc.movement import quantity_of
 
         options: dict[str, Any] = {"norm": norm, "relative_to": relative_to, "layers": layers, "group_by": group_by}
         options["measure"] = measure
         with warnings.catch_warnings(record=True) as caught:
-            history = history_of_checkpoints(files, **options)
+            history, findings = compare_checkpoints(files, **options)
         for warning in caught:
             typer.echo(f"Warning: {warning.message}", err=True)
         out.mkdir(parents=True, exist_ok=True)
         quantity = quantity_of(measure)
         written = [out / f"{measure}_{name}" for name in ("history.csv", "heatmap.png", "curves.png")]
         history.save(written[0])
-        history.plot_heatmap(quantity).savefig(written[1])
-        history.plot_curves(quantity).savefig(written[2])
+        history.plot_heatmap(quantity, findings=findings).savefig(written[1])
+        history.plot_curves(quantity, findings=findings).savefig(written[2])
     Console().print(history_table(history, quantity))
+    for finding in findings:
+        print(f"{heading(finding)}: {finding.message}\n")
+    if not findings:
+        print("No finding.\n")
     print(*written, sep="\n")
 
 

@@ -218,6 +218,35 @@ class RWCHistory:
         names = ("layers", "epochs", "steps", "values", "standard_errors")
         return cls(**{name: state[name] for name in names if name in state})
 
+    def findings(self) -> "list[Finding]":
+        """Say in words what is wrong, as far as relative weight change alone tells.
+
+        The table must be of relative weight change, not of a further measure. It has any norm, and ``relative_to`` is
+        either. There are three kinds:
+
+        - ``non_finite``: the first layers that are ``nan`` from some row on, after they had a value.
+        - ``unchanged``: layers that are 0 in every row, over ten steps or more. They are frozen, in no optimizer or
+          without gradient. A table cannot tell which. Estimates from a sample do not count.
+        - ``learning_rate_low``: over thirty steps or more from the start of training, no layer has moved by 1 % of its
+          size.
+
+        The callback's other kinds are left out, because a table would accuse trainings that are well. It does not tell
+        which layers have learning rates of their own, and ``"elementwise"`` jumps whenever a weight is nearly zero.
+
+        Returns:
+            The findings, oldest first.
+
+        Example:
+            >>> history = RWCHistory(["stem", "head"], epochs=[0, 1], steps=[9, 19], values=[[0, 0.5], [0, 0.25]])
+            >>> [(finding.kind, finding.layers, finding.epoch) for finding in history.findings()]
+            [('unchanged', ('stem',), 1)]
+
+        """
+        from lightning_rwc.findings.afterwards import findings_of_table
+
+        times = [*zip(self.epochs, self.steps, strict=True)]
+        return findings_of_table(self.layers, times, self.values, self.standard_errors)
+
     def plot_heatmap(
         self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE, *, findings: "Sequence[Finding]" = ()
     ) -> "Figure":

@@ -50,12 +50,17 @@ def summary(history: RWCHistory, findings: Sequence[Finding], frozen: Sequence[s
     return "\n".join(lines)
 
 
+def heading(finding: Finding) -> str:
+    """What was found, and when."""
+    return f"Finding {finding.kind!r} at epoch {finding.epoch}, step {finding.step}"
+
+
 def _line(finding: Finding) -> str:
     # A point inside a number, a name or an abbreviation ends no sentence.
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z`'])", finding.message, maxsplit=1)[0]
     layers = listing(finding.layers)
     about = f", {layers}" if finding.layers and layers not in first else ""
-    return f"Finding {finding.kind!r} at epoch {finding.epoch}, step {finding.step}{about}: {first}"
+    return f"{heading(finding)}{about}: {first}"
 
 
 def _means(history: RWCHistory) -> dict[str, float]:

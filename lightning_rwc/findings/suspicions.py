@@ -2,15 +2,15 @@
 """What is likely wrong with a run, looked for at each measurement."""
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from lightning_rwc.findings.facts import NamedLayers, Observation, moves_of
 from lightning_rwc.findings.kinds import Kinds, kinds_of
-from lightning_rwc.findings.likely import LIKELY
-from lightning_rwc.findings.trends import Trends
+from lightning_rwc.findings.likely import LIKELY, LikelyRule
+from lightning_rwc.findings.trends import Moves, Trends
 
 
 class Suspicion(NamedTuple):
@@ -22,13 +22,18 @@ class Suspicion(NamedTuple):
 
 
 class Suspicions:
-    """Applies the likely rules to the trends of a run."""
+    """Applies the likely rules to the trends of a run.
 
-    def __init__(self) -> None:
+    Args:
+        kinds: what is known of the layers, unless :meth:`measured` finds out.
+
+    """
+
+    def __init__(self, kinds: Kinds | None = None) -> None:
         self.trends = Trends()
         self._layers: NamedLayers | None = None
         self._sizes: list[int] = []
-        self._kinds = Kinds()
+        self._kinds = kinds or Kinds()
 
     def measured(self, observation: Observation, rates: Mapping[int, float], stuck: Collection[str]) -> None:
         """Add a measurement to the trends.
@@ -52,18 +57,23 @@ class Suspicions:
         names = [*observation.measurement.values]
         if stuck:
             moves.changes[np.isin(names, [*stuck])] = math.nan
-        self.trends.planned_steps = observation.planned_steps
-        self.trends.follow(names)
+        self.add(names, moves, observation.planned_steps)
+
+    def add(self, layers: Sequence[str], moves: Moves, planned_steps: float = math.inf) -> None:
+        """Add to the trends how far ``layers`` moved in a run of so many optimizer steps."""
+        self.trends.planned_steps = planned_steps
+        self.trends.follow(layers)
         self.trends.add(moves)
 
-    def found(self, told: Mapping[str, Collection[str]]) -> Iterator[Suspicion]:
+    def found(self, told: Mapping[str, Collection[str]], rules: Sequence[LikelyRule] = LIKELY) -> Iterator[Suspicion]:
         """What is likely wrong after the last measurement.
 
         Args:
             told: kinds of findings to the layers they were about. These are left out.
+            rules: which rules to apply.
 
         """
-        for rule in LIKELY:
+        for rule in rules:
             before = told.get(rule.kind, ())
             if (rule.once and before) or not rule.explained_by.isdisjoint(told):
                 continue
