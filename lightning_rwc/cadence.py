@@ -68,8 +68,12 @@ class Cadence:
         self.epoch = epoch
         # After a resume, the same epoch may end a second time.
         seen = (self.measured_step, self.measured_epoch) == (self.global_step, self.epoch)
-        self.due = self.every_n_train_steps is None and (epoch + 1) % self.every_n_epochs == 0 and not seen
+        self.due = self.measures_at_end_of(epoch) and not seen
         return self.due
+
+    def measures_at_end_of(self, epoch: int) -> bool:
+        """Whether a measurement belongs to the end of ``epoch``."""
+        return self.every_n_train_steps is None and (epoch + 1) % self.every_n_epochs == 0
 
     def resumed(self, epoch: int, global_step: int, step: int) -> bool:
         """Note that training resumes with ``epoch``, and return whether the checkpoint missed a due measurement.

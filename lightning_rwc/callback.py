@@ -44,6 +44,7 @@ from lightning_rwc.tags import Tags, find_shared
 from lightning_rwc.trainer_state import (
     has_replicas,
     logged_step,
+    may_validate_now,
     planned_steps,
     promised_thaw,
     ranks_are_together,
@@ -295,6 +296,8 @@ class RWCCallback(Callback):
             self._announcer.findings(trainer, self._recorder)
         if due:
             self._measure(trainer, pl_module)
+        if self._cadence.measures_at_end_of(trainer.current_epoch) and may_validate_now(trainer):
+            self._recorder.before_validation(pl_module)
 
     @override
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

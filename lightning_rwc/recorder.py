@@ -91,6 +91,12 @@ class Recorder:
             with self._looking():
                 self._observer.batch_ended(self.metric.tracked(module), optimizers, cadence.epoch, cadence.step)
 
+    def before_validation(self, module: Module) -> None:
+        """Look at gradients before Lightning clears them. The measurement may come after that."""
+        if self.looks_for_findings and self.metric is not None:
+            with self._looking():
+                self._observer.before_validation(self.metric.tracked(module))
+
     def measure(
         self, module: Module, cadence: Cadence, optimizers: Sequence[Optimizer], planned_steps: float = math.inf
     ) -> Measurement | None:

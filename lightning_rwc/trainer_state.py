@@ -36,6 +36,22 @@ def logged_step(trainer: Trainer) -> int:
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
+def may_validate_now(trainer: Trainer) -> bool:
+    """Whether the batch that ends now may be followed by validation. It may be without, but hardly the reverse.
+
+    Not foreseen are validation at fixed times (unless the epoch ends too), and a stop that another callback asks for
+    later in the same hook.
+
+    """
+    n, every = trainer.check_val_every_n_epoch, trainer.val_check_batch
+    if not trainer.enable_validation or (n is not None and (trainer.current_epoch + 1) % n):
+        return False
+    # Without `n`, Lightning counts batches over all epochs.
+    batches = 1 + (trainer.fit_loop.total_batch_idx if n is None else trainer.fit_loop.batch_idx)
+    is_turn = every is not None and batches % every == 0
+    return trainer.is_last_batch or trainer.should_stop or is_turn
+
+
 def planned_steps(trainer: Trainer) -> float:
     """How many optimizer steps the training will take; ``inf`` if that is unknown."""
     try:

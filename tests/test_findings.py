@@ -133,11 +133,11 @@ class Single(Net):
         return (super().loss(batch) + self.scale.weight.square()).sum()
 
 
-def findings(cls, tmp_path, epochs=3, **options):
+def findings(cls, tmp_path, epochs=3, validation=None, **options):
     callback = RWCCallback(**options)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="Looking for findings failed")
-        trainer(callback, tmp_path=tmp_path, max_epochs=epochs).fit(net(cls), images(batches=EPOCH))
+        trainer(callback, tmp_path=tmp_path, max_epochs=epochs).fit(net(cls), images(batches=EPOCH), validation)
     return callback.findings
 
 
@@ -159,9 +159,12 @@ FAULTS = [
 ]
 
 
+@pytest.mark.parametrize("validates", [False, True], ids=["", "validated"])
 @pytest.mark.parametrize(("cls", "kind", "layers", "step"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
-def test_a_fault_is_found_at_the_first_measurement_with_exactly_its_layers(cls, kind, layers, step, tmp_path):
-    found = findings(cls, tmp_path)
+def test_a_fault_is_found_at_the_first_measurement_with_exactly_its_layers(
+    cls, kind, layers, step, validates, tmp_path
+):
+    found = findings(cls, tmp_path, validation=images(batches=1) if validates else None)
     if cls is LeftOutAndUnused:
         # What `conv1` lacks is a finding of its own.
         assert [(one.kind, one.layers) for one in found[1:]] == [("no_gradient", ("conv1",))]
@@ -183,7 +186,9 @@ HEALTHY = [Net, Frozen, TwoOptimizers, Single]
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"every_n_train_steps": 1}, {"relative_to": "initial"}, {"norm": "l2"}], ids=str
+    "options",
+    [{}, {"validation": images(batches=1)}, {"every_n_train_steps": 1}, {"relative_to": "initial"}, {"norm": "l2"}],
+    ids=", ".join,
 )
 @pytest.mark.parametrize("cls", HEALTHY)
 def test_there_is_nothing_to_find_in_a_healthy_run(cls, options, tmp_path):
@@ -251,18 +256,6 @@ def test_gradients_that_have_been_cleared_say_nothing_of_a_cause(tmp_path):
     (found,) = findings(Cleared, tmp_path)
     assert (found.kind, found.layers) == ("no_gradient", ("conv1", "block.conv2"))
     assert "gradient is" not in found.message
-
-
-def test_gradients_that_validation_clears_are_watched_in_the_next_epoch(tmp_path):
-    callback = RWCCallback()
-    trainer(callback, tmp_path=tmp_path).fit(net(Dead), images(batches=EPOCH), images(batches=1))
-    (found,) = callback.findings
-    assert (found.kind, found.layers, found.epoch) == ("no_gradient", ("conv1", "block.conv2"), 1)
-    callback = RWCCallback()
-    trainer(callback, tmp_path=tmp_path).fit(net(LossTimesZero), images(batches=EPOCH), images(batches=1))
-    (found,) = callback.findings
-    assert (found.kind, found.epoch) == ("nothing_moves", 0)
-    assert "Their gradients have been cleared since" in found.message
 
 
 def test_a_resumed_run_tells_nothing_twice_and_forgets_nothing(tmp_path):

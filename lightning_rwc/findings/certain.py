@@ -5,8 +5,9 @@ import math
 from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
-from lightning_rwc.findings.facts import Gradient, LayerFacts, Thaw
+from lightning_rwc.findings.facts import LayerFacts, Thaw
 from lightning_rwc.findings.finding import listing
+from lightning_rwc.findings.gradients import Gradient
 from lightning_rwc.movement import ROUNDING
 from lightning_rwc.replicas import Difference
 
@@ -32,7 +33,7 @@ class Scene(NamedTuple):
     spans_ranks: bool
     """Whether each rank measured a part only, so that one that failed made all values ``nan``."""
     had_gradients: bool
-    """Whether any parameter had a gradient when its optimizer stepped. It may have been cleared since."""
+    """Whether any parameter had a gradient when its optimizer stepped. Manual optimization may clear it at once."""
     quiet: Container[str]
     """Layers whose gradient was exactly zero in each of many batches in a row."""
     all_frozen: bool = False
@@ -119,8 +120,8 @@ def _nothing_moves_message(scene: Scene, found: list[LayerFacts], steps: int) ->
         cause = "The learning rate of all of them is 0. Check the learning rate, and the first value of its scheduler."
     elif _all(held, Gradient.MISSING) and scene.had_gradients:
         cause = (
-            "Their gradients have been cleared since, as Lightning does before it validates. They may have been zero "
-            "or clipped to zero, or each update may be too small for the number format of the weights."
+            "Their gradients have been cleared since. They may have been zero or clipped to zero, or each update may "
+            "be too small for the number format of the weights."
         )
     elif _all(held, Gradient.MISSING):
         cause = (

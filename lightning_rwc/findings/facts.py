@@ -2,36 +2,22 @@
 """What rules know of each layer: how it moved, who updates it, and what its gradient is."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from enum import Enum
 from math import nan
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
-from torch.distributed.tensor import DTensor
 from torch.nn import Module, Parameter
 from torch.optim import Optimizer
 
+from lightning_rwc.findings.gradients import Gradient, Look, is_coarse
 from lightning_rwc.findings.trends import Moves, Numbers
 from lightning_rwc.metric import Measurement
-from lightning_rwc.shards import local
 
 # PyTorch's optimizers that add weight decay to the gradient before they divide by its size.
 _ADAPTIVE = {"Adadelta", "Adagrad", "Adam", "Adamax", "NAdam", "RAdam", "RMSprop"}
 
 
 NamedLayers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
-
-
-class Gradient(Enum):
-    """The gradient of a layer after the last batch."""
-
-    MISSING = "missing"
-    ZERO = "zero"
-    SOME = "some"
-    NOT_FINITE = "not finite"
-    UNKNOWN = "unknown"
-    """It is spread over ranks, and zero on this one."""
 
 
 class Holder(NamedTuple):
@@ -99,6 +85,8 @@ class LayerFacts(NamedTuple):
     """Those that require gradients."""
     holders: Sequence[Holder]
     """The optimizers of these parameters. A parameter that no optimizer has is left out."""
+    look: Look
+    """What was seen of its gradient after the last batch."""
 
     @property
     def is_trainable(self) -> bool:
@@ -133,37 +121,17 @@ class LayerFacts(NamedTuple):
     @property
     def is_coarse(self) -> bool:
         """Whether its weights have fewer digits than float32."""
-        return any(torch.finfo(parameter.dtype).eps > torch.finfo(torch.float32).eps for parameter in self.parameters)
+        return any(map(is_coarse, self.parameters))
 
     @property
     def gradient(self) -> Gradient:
-        """Its gradient after the last batch. This waits for the device."""
-        return gradient_of(self.parameters)
+        """Its gradient after the last batch."""
+        return self.look.gradient
 
     @property
     def gradient_share(self) -> float:
         """The share of its elements whose gradient is not zero; ``nan`` if that is unknown."""
-        if self.gradient is not Gradient.SOME:
-            return float("nan")
-        here = [(local(p), local(p.grad)) for p in self.parameters if p.grad is not None]
-        counts = [(gradient.to_dense() if gradient.is_sparse else gradient).count_nonzero() for _, gradient in here]
-        return sum(count.item() for count in counts) / sum(parameter.numel() for parameter, _ in here)
-
-
-def gradient_of(parameters: Iterable[Parameter]) -> Gradient:
-    """The gradient of a layer with these parameters. This waits for the device."""
-    gradients = [p.grad.detach() for p in parameters if p.grad is not None]
-    if not gradients:
-        return Gradient.MISSING
-    values = [local(gradient) for gradient in gradients]
-    values = [value.coalesce().values() if value.is_sparse else value for value in values]
-    largest = [value.abs().amax().double().cpu() for value in values if value.numel()]
-    numbers = torch.stack(largest) if largest else torch.zeros(1)
-    if not numbers.isfinite().all():
-        return Gradient.NOT_FINITE
-    if numbers.any():
-        return Gradient.SOME
-    return Gradient.UNKNOWN if any(isinstance(gradient, DTensor) for gradient in gradients) else Gradient.ZERO
+        return self.look.share
 
 
 def learning_rate(group: Mapping[str, Any]) -> float:
@@ -195,17 +163,24 @@ def _decay_turns(optimizer: Optimizer, group: Mapping[str, Any]) -> bool:
     return bool(group.get("weight_decay")) and coupled and bool(names & _ADAPTIVE)
 
 
-def facts_at_start(layers: NamedLayers, holders: Mapping[int, Holder]) -> list[LayerFacts]:
+def facts_at_start(layers: NamedLayers, holders: Mapping[int, Holder], looks: Mapping[str, Look]) -> list[LayerFacts]:
     """What is known of each layer before a measurement. The arguments are those of :func:`facts_of`."""
-    return [_facts(layer, (nan,) * 4, parameters, holders) for layer, parameters in layers.items()]
+    return [_facts(layer, (nan,) * 4, parameters, holders, looks) for layer, parameters in layers.items()]
 
 
-def facts_of(observation: Observation, holders: Mapping[int, Holder]) -> list[LayerFacts]:
-    """The facts of each measured layer, in definition order. For ``holders`` see :func:`holders_of`."""
+def facts_of(observation: Observation, holders: Mapping[int, Holder], looks: Mapping[str, Look]) -> list[LayerFacts]:
+    """The facts of each measured layer, in definition order.
+
+    Args:
+        observation: the measurement.
+        holders: see :func:`holders_of`.
+        looks: layer name to its gradient. Layers that have no parameters any more may be left out.
+
+    """
     measurement, layers = observation.measurement, observation.layers
     rotations, growths, shares = (measurement.movements[name].values for name in ("rotation", "radial", "moved"))
     return [
-        _facts(layer, (change, rotations[layer], growths[layer], shares[layer]), layers.get(layer, {}), holders)
+        _facts(layer, (change, rotations[layer], growths[layer], shares[layer]), layers.get(layer, {}), holders, looks)
         for layer, change in measurement.values.items()
     ]
 
@@ -219,6 +194,7 @@ def moves_of(observation: Observation, rates: Numbers) -> Moves:
     with np.errstate(all="ignore"):
         # The law of cosines, whatever norm is measured.
         changes = np.sqrt(growths**2 + 4 * (1 + growths) * np.sin(rotations / 2) ** 2)
+    changes[np.isinf(growths)] = np.inf  # the layer was zero
     for number, layer in enumerate(observation.measurement.values):
         if changes[number] == 0 and not any(p.requires_grad for p in observation.layers.get(layer, {}).values()):
             changes[number] = nan
@@ -230,7 +206,8 @@ def _facts(
     movements: tuple[float, float, float, float],
     parameters: Mapping[str, Parameter],
     holders: Mapping[int, Holder],
+    looks: Mapping[str, Look],
 ) -> LayerFacts:
     trainable = [parameter for parameter in parameters.values() if parameter.requires_grad]
     held = [holders[id(parameter)] for parameter in trainable if id(parameter) in holders]
-    return LayerFacts(layer, *movements, trainable, held)
+    return LayerFacts(layer, *movements, trainable, held, looks.get(layer, Look(Gradient.MISSING)))

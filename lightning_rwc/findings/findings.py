@@ -24,18 +24,17 @@ from lightning_rwc.findings.certain import (
     never_thawed,
 )
 from lightning_rwc.findings.facts import (
-    Gradient,
     LayerFacts,
     NamedLayers,
     Observation,
     Thaw,
     facts_at_start,
     facts_of,
-    gradient_of,
     holders_of,
     learning_rate,
 )
 from lightning_rwc.findings.finding import Finding
+from lightning_rwc.findings.gradients import Gradient, Gradients, gradient_of
 from lightning_rwc.findings.suspicions import Suspicions
 from lightning_rwc.movement import ROUNDING
 
@@ -54,6 +53,8 @@ class Findings:
         self._updated: dict[str, bool] = {}
         """Whether watched layers that are updated in this batch had a gradient."""
         self._rates: dict[int, float] = {}
+        self._gradients: Gradients | None = None
+        """Those after the last batch, if they may have been cleared since."""
         self._had_gradients = False
         self._has_looked_at_start = False
         self._suspicions = Suspicions()
@@ -80,6 +81,7 @@ class Findings:
         are looked at as long as there is a reason to.
 
         """
+        self._gradients = None
         for group in optimizer.param_groups:
             rate = learning_rate(group)
             self._rates[id(group)] = max(rate, self._rates.get(id(group), rate))
@@ -109,8 +111,15 @@ class Findings:
         """
         if not self._has_looked_at_start:
             self._has_looked_at_start = True
-            facts = facts_at_start(layers, holders_of(optimizers, {})) if optimizers else []
-            found = [one for one in facts if one.is_held_by_nobody and one.gradient is Gradient.SOME]
+            holders = holders_of(optimizers, {})
+            # Others need no look, which would wait for the device.
+            nobodys = {
+                layer: parameters
+                for layer, parameters in layers.items()
+                if optimizers and not any(id(p) in holders for p in parameters.values() if p.requires_grad)
+            }
+            facts = facts_at_start(nobodys, holders, _gradients(nobodys).fetch())
+            found = [one for one in facts if one.gradient is Gradient.SOME]
             if found:
                 scene = Scene(facts, 0, True, False, False, True, ())
                 self._tell_certain(NOT_IN_OPTIMIZER, scene, found, 1, epoch, step)
@@ -122,6 +131,10 @@ class Findings:
             else:
                 self._quiet[layer] = self._quiet.get(layer, 0) + 1
         self._updated.clear()
+
+    def before_validation(self, layers: NamedLayers) -> None:
+        """Look at the gradients of all layers, because Lightning clears them before it validates."""
+        self._gradients = _gradients(layers)
 
     def observe(self, observation: Observation) -> None:
         """Look at a measurement."""
@@ -137,13 +150,15 @@ class Findings:
 
     def _look_at_facts(self, moment: Observation, rates: Mapping[int, float]) -> None:
         measurement = moment.measurement
+        gradients, self._gradients = self._gradients, None
         thaw = moment.thaw if moment.thaw is not None and moment.epoch >= moment.thaw.epoch else None
         all_frozen = bool(rates) and _all_frozen(moment)
         promised = thaw is not None and not self._has_thawed
         if not (promised or all_frozen or self._may_be_wrong(moment)):
             self._steps, self._quiet, self._watched = {}, {}, {}
             return
-        facts = facts_of(moment, holders_of(moment.optimizers, rates))
+        looks = (gradients or _gradients(moment.layers)).fetch()
+        facts = facts_of(moment, holders_of(moment.optimizers, rates), looks)
         if thaw is not None:
             # A promise is kept once. Layers that are frozen again later may be meant to be.
             self._has_thawed = self._has_thawed or any(is_thawed(one) for one in facts if one.name in thaw.layers)
@@ -175,8 +190,8 @@ class Findings:
             due = [layer for layer in suspects if max(steps[layer.name], 1) >= rule.patience]
             applied = min((steps[layer.name] for layer in due), default=0)
             self._tell_certain(rule, scene, due, applied, moment.epoch, moment.step)
-        # Decay turns some layers whether they have a gradient or not, and Lightning clears gradients before it
-        # validates. So gradients of such layers are watched from step to step.
+        # Decay turns some layers whether they have a gradient or not, and manual optimization may clear gradients after
+        # each step. So gradients of such layers are watched from step to step.
         told = self._told.get("no_gradient", set()) | self._told.get("nothing_moves", set())
         watched = [one for one in facts if one.name not in told and may_have_no_gradient(one, moment.steps)]
         self._watched = {one.name: [*map(weakref.ref, one.parameters)] for one in watched}
@@ -209,7 +224,7 @@ class Findings:
         self._told.setdefault(kind, set()).update(layers)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_watched": {}, "_quiet": {}}
+        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_gradients": None}
 
     def state_dict(self) -> dict[str, Any]:
         """The findings, and for how long rules have applied, for a checkpoint."""
@@ -226,6 +241,10 @@ class Findings:
         self._told = {kind: {*layers} for kind, layers in state["told"].items()}
         self._steps = {kind: dict(steps) for kind, steps in state["steps"].items()}
         self._suspicions.trends.load_state_dict(state["trends"])
+
+
+def _gradients(layers: NamedLayers) -> Gradients:
+    return Gradients({layer: parameters.values() for layer, parameters in layers.items()})
 
 
 def _all_frozen(moment: Observation) -> bool:

@@ -16,7 +16,7 @@ import pandas as pd
 import typer
 
 from tests.benchmarks.cuda import cuda
-from tests.benchmarks.measure import dtypes, growth, measure, pieces, replicas
+from tests.benchmarks.measure import dtypes, gradients, growth, measure, pieces, replicas
 from tests.benchmarks.pictures import pictures
 from tests.benchmarks.sampling import sampling
 from tests.benchmarks.tab import tab
@@ -28,6 +28,7 @@ SECTIONS = {
     "measure": measure,
     "pieces": pieces,
     "replicas": replicas,
+    "gradients": gradients,
     "dtypes": dtypes,
     "growth": growth,
     "threads": threads,
@@ -56,6 +57,7 @@ GOALS = {
     "pieces/*/every unit/times bound": ("<=", 1.5),
     "replicas/*/comparison/times ours": ("<=", 5),
     "replicas/*/comparison/extra MiB": ("<=", 8),
+    "gradients/*/look/times ours": ("<=", 2),
     "dtypes/equal bytes/*float16/times float32": ("<=", 1.5),
     "dtypes/norms/*/times l1": ("<=", 1.5),
     "growth/layers/2,000/us a layer": ("<=", 1),

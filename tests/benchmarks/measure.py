@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_rwc import RelativeWeightChange, RWCHistory
+from lightning_rwc.findings.gradients import Gradients
 from lightning_rwc.layers import LayerSelection
 from lightning_rwc.norms import NORMS
 from lightning_rwc.replicas import marks
@@ -114,6 +115,27 @@ def replicas(repeats, quick):
             rows[way] |= {"times ours": row["ms"] / rows["ours"]["ms"]} | extra_memory(ways[way], change)
         count = sum(weight.numel() for weight in tracked(module))
         yield str(dtype).removeprefix("torch."), f"{count / 1e6:,.1f} M weights", rows
+
+
+def gradients(repeats, quick):
+    """A look at the gradients before validation, beside a measurement and a training step."""
+    for dtype in (torch.float32, torch.bfloat16):
+        module = _MODELS["resnet18" if quick else "resnet50"]().to(dtype)
+        optimizer = torch.optim.SGD(module.parameters(), lr=1e-3, momentum=0.9)
+        images = torch.randn(4, 3, 224, 224, dtype=dtype)
+
+        def step(module=module, optimizer=optimizer, images=images):
+            optimizer.zero_grad()
+            module(images).float().square().mean().backward()
+            optimizer.step()
+
+        layers = {layer: [*parameters.values()] for layer, parameters in LayerSelection().find(module).items()}
+        ways = {"ours": ours(module), "look": lambda layers=layers: Gradients(layers).fetch(), "step": step}
+        step()
+        rows = {way: summary(taken) for way, taken in interleaved(ways, repeats).items()}
+        for row in rows.values():
+            row["times ours"] = row["ms"] / rows["ours"]["ms"]
+        yield str(dtype).removeprefix("torch."), f"{len(images)} images a step", rows
 
 
 def dtypes(repeats, quick):

@@ -32,8 +32,9 @@ def main(
 ) -> None:
     """Build known faults into small trainings on real data and look at what the callback says.
 
-    Three callbacks measure each training: every epoch, every five steps and every step. The exit code is 1 if a fault
-    was missed, if other layers than the broken ones were named, or if there was a false alarm.
+    Callbacks measure each training every epoch, every five steps and every step. Then it runs again with validation.
+    The exit code is 1 if a fault was missed, if other layers than the broken ones were named, or if there was a false
+    alarm.
     """
     # After Lightning's import, which sets the level itself.
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

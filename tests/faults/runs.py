@@ -17,10 +17,12 @@ from tests.faults.training import BATCHES, Training, batches
 
 CADENCES = {
     "epoch": {},
+    "epoch, validated": {},
     "5 steps": {"every_n_train_steps": 5},
     "step": {"every_n_train_steps": 1},
     "epoch, sampled": {"max_elements": 256},
 }
+VALIDATED = {"epoch, validated"}
 CASES = FAULTS | HEALTHY
 EPOCHS = 3
 
@@ -31,19 +33,29 @@ def cases_of(name):
 
 
 def run(name, optimizer, case, seed=0, epochs=EPOCHS):
-    """Train once. Returns a record for each cadence and one for each rule of other tools."""
+    """Train with and without validation. Returns a record for each cadence and one for each rule of other tools."""
     architecture, epochs = ARCHITECTURES[name], CASES[case].epochs or epochs
-    torch.manual_seed(seed)
-    training = Training(architecture, optimizer)
-    CASES[case].change(training, architecture)
     callbacks = {
         cadence: RWCCallback(prefix=cadence.replace(", ", "_").replace(" ", "_"), heatmap=False, **arguments)
         for cadence, arguments in CADENCES.items()
     }
     recorder = _Weights([f"net.{layer}" for layer in architecture.layers])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        _trainer([*callbacks.values(), recorder], epochs, **CASES[case].trainer).fit(training, batches(seed))
+
+    def train(callbacks, validates):
+        torch.manual_seed(seed)
+        training = Training(architecture, optimizer)
+        CASES[case].change(training, architecture)
+        validation = batches(seed) if validates else None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _trainer(callbacks, epochs, **CASES[case].trainer).fit(training, batches(seed), validation)
+        return training
+
+    train([callback for cadence, callback in callbacks.items() if cadence in VALIDATED], True)
+    # Validation changes no weight, so one recorder is enough.
+    training = train(
+        [*(callback for cadence, callback in callbacks.items() if cadence not in VALIDATED), recorder], False
+    )
     about = {"architecture": name, "optimizer": optimizer, "case": case, "seed": seed}
     losses = np.array(training.losses).reshape(epochs, -1).mean(1)
     about |= {"losses": losses.tolist()}

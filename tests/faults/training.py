@@ -67,6 +67,9 @@ class Training(LightningModule):
         self.losses.append(float(loss.detach()))
         return self.loss_factor * loss
 
+    def validation_step(self, batch, batch_idx):
+        """It does nothing, but Lightning clears gradients before it."""
+
     def _play(self, real, batch_idx):
         generator, discriminator = self.optimizers()
         fake = self.net["generator"](torch.randn(len(real), 16, dtype=real.dtype))
