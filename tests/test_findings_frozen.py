@@ -324,7 +324,8 @@ def test_no_hint_that_nothing_learns_if_it_is_to_be_thawed(tmp_path):
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message="None of the 2 tracked layers")
         rwc = fit(net(Finetuned), thaw(), tmp_path=tmp_path, rwc=RWCCallback(layers=r"conv\d\.weight"))
-    assert told(rwc) == []
+    # One thawed epoch moves little.
+    assert {kind for kind, *_ in told(rwc)} <= {"learning_rate_low"}
     np.testing.assert_array_equal(rwc.history.values > 0, [[False] * 2] * 2 + [[True] * 2])
 
 

@@ -167,7 +167,7 @@ _RULES = {rule.kind: rule for rule in LIKELY}
 # Of the others, learning rates of their own and kinds of layers make false alarms.
 _WITHOUT_RATES = (_RULES["learning_rate_high"], _RULES["burst"]._replace(applies=_alone))
 # The one with the most lenient thresholds.
-_UNKNOWN = Kinds(is_normalised=True)
+_UNKNOWN = Kinds(norms="batch")
 
 
 def _likely(layers: Sequence[str], times: Times, moves: Sequence[Moves]) -> list[Finding]:

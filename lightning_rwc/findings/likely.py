@@ -19,19 +19,19 @@ Chosen: TypeAlias = npt.NDArray[np.bool_]
 
 # The highest value of :func:`upheaval`, by whether plain SGD trains, and by the norms of the model.
 MOST_UPHEAVAL = {
-    (True, "none"): 0.0,
-    (True, "batch"): 1.3,
+    (True, "none"): 0.8,
+    (True, "batch"): 1.5,
     (True, "layer"): -0.7,
-    (False, "none"): 2.0,
+    (False, "none"): 2.1,
     (False, "batch"): 3.6,
-    (False, "layer"): 0.75,
+    (False, "layer"): 1.8,
 }
 LEAST_GROWTH = 0.5
 # The fastest layer moves at least by so much of its size. Training from random weights needs fifty times more, but
 # fine-tuning needs less.
 LEAST_PATH = 0.01
 # So many decades lie between a layer and the range of the others of its kind.
-OUT_OF_LINE = 2.3
+OUT_OF_LINE = 3.0
 # So many decades lie between the first third and the last third of the layers of a kind.
 FALL = 2.5
 # By so many decades a measurement is faster than all before it.
