@@ -16,6 +16,7 @@ from typing_extensions import override
 from lightning_rwc.announcer import Announcer
 from lightning_rwc.cadence import Cadence
 from lightning_rwc.findings import Finding
+from lightning_rwc.findings.findings import KINDS
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.layers import GroupBy, LayerFilter, LayerSelection
 from lightning_rwc.measures import Measure
@@ -24,6 +25,7 @@ from lightning_rwc.norms import Norm
 from lightning_rwc.options import (
     RelativeTo,
     check_findings,
+    check_ignore_findings,
     check_max_elements,
     check_norm,
     check_relative_to,
@@ -110,6 +112,7 @@ class RWCCallback(Callback):
             keeps 32 bytes a unit. It does not go with ``max_elements``.
         findings: whether to say in words what is wrong, such as layers that get no gradient or that no optimizer has.
             Each finding is a warning, and a text in loggers that take text.
+        ignore_findings: kinds of findings that are not told, such as ``["burst"]``.
 
     Attributes:
         history: the :class:`~lightning_rwc.RWCHistory` of all measurements so far. It needs no logger.
@@ -148,6 +151,7 @@ class RWCCallback(Callback):
         measures: Sequence[str | Measure] = (),
         units: UnitFilter = None,
         findings: bool = True,
+        ignore_findings: Sequence[str] = (),
     ) -> None:
         super().__init__()
         check_norm(norm)
@@ -158,7 +162,8 @@ class RWCCallback(Callback):
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
         self._announcer = Announcer(prefix, heatmap)
         check_findings(findings)
-        self._recorder = Recorder(measures, findings)
+        check_ignore_findings(ignore_findings, KINDS)
+        self._recorder = Recorder(measures, findings, ignore_findings)
         self._unit_selection = UnitSelection(units)
         if self._recorder.measures.has_equilibrium and relative_to == "initial":
             raise ValueError(

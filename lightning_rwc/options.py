@@ -77,6 +77,14 @@ def check_findings(findings: bool) -> None:
         raise TypeError(f"`findings` must be True or False, but got {findings!r}.")
 
 
+def check_ignore_findings(ignored: Sequence[str], kinds: Sequence[str]) -> None:
+    """Raise unless ``ignored`` is a sequence of some of ``kinds``."""
+    if isinstance(ignored, str) or not isinstance(ignored, Sequence):
+        raise TypeError(f"`ignore_findings` must be a list of names, such as ['burst'], but got {ignored!r}.")
+    if unknown := [kind for kind in ignored if kind not in kinds]:
+        raise ValueError(f"`ignore_findings` has {unknown[0]!r}, but findings are of these kinds: {', '.join(kinds)}.")
+
+
 def check_heatmap(heatmap: bool | int) -> None:
     """Raise unless ``heatmap`` is a bool, or an int of at least 1."""
     if not isinstance(heatmap, bool):

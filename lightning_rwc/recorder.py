@@ -35,12 +35,16 @@ class Recorder:
     Args:
         measures: see :class:`~lightning_rwc.RWCCallback`.
         looks_for_findings: whether to look at each measurement for what is wrong.
+        ignored_findings: kinds of findings that are not told.
 
     """
 
-    def __init__(self, measures: Sequence[str | Measure], looks_for_findings: bool) -> None:
+    def __init__(
+        self, measures: Sequence[str | Measure], looks_for_findings: bool, ignored_findings: Sequence[str] = ()
+    ) -> None:
         self.measures = MeasureTables(measures)
         self.looks_for_findings = looks_for_findings
+        self._ignored_findings = ignored_findings
         self._thaw: Thaw | None = None
         self.restart()
 
@@ -54,7 +58,7 @@ class Recorder:
         """Layer to the rotations of its units."""
         self.forecast: EquilibriumForecast | None = None
         """Follows the optimizers, if rotations are compared with a prediction."""
-        self._observer = Findings()
+        self._observer = Findings(self._ignored_findings)
         self.metric: RelativeWeightChange | None = None
         """What measures relative weight change, or None if nothing can be measured."""
         self._warned: set[str] = set()

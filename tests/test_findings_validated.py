@@ -37,6 +37,10 @@ class Adversaries(Net):
 class Endless(IterableDataset):
     """Batches whose number nobody knows."""
 
+    def __repr__(self):
+        # pytest-xdist needs the same names of tests in all processes.
+        return "Endless()"
+
     def __iter__(self):
         yield from images(batches=EPOCH)
 

@@ -3,7 +3,7 @@
 
 import math
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from typing import Any
@@ -35,14 +35,24 @@ from lightning_rwc.findings.facts import (
 )
 from lightning_rwc.findings.finding import Finding
 from lightning_rwc.findings.gradients import Gradient, Gradients, gradient_of
+from lightning_rwc.findings.likely import LIKELY
 from lightning_rwc.findings.suspicions import Suspicions
 from lightning_rwc.movement import ROUNDING
 
+KINDS = tuple(rule.kind for rule in (*CERTAIN, *LIKELY))
+"""The names of all kinds."""
+
 
 class Findings:
-    """What is wrong with a run, as far as its measurements tell."""
+    """What is wrong with a run, as far as its measurements tell.
 
-    def __init__(self) -> None:
+    Args:
+        ignored: kinds that are not told.
+
+    """
+
+    def __init__(self, ignored: Collection[str] = ()) -> None:
+        self._ignored = ignored
         self.found: list[Finding] = []
         """All findings so far, oldest first."""
         self._told: dict[str, set[str]] = {}
@@ -72,7 +82,7 @@ class Findings:
         self._has_thawed = False
         told = any(finding.kind == NOT_THAWED.kind for finding in self.found)
         if thaw is not None and thaw.epochs is not None and thaw.epochs <= thaw.epoch and not told:
-            self.found.append(Finding(NOT_THAWED.kind, thaw.layers, epoch, step, never_thawed(thaw)))
+            self._add(Finding(NOT_THAWED.kind, thaw.layers, epoch, step, never_thawed(thaw)))
 
     def optimizer_steps(self, optimizer: Optimizer) -> None:
         """Look at an optimizer that is about to step.
@@ -220,8 +230,13 @@ class Findings:
             self._tell(rule.kind, names, rule.message(scene, fresh, steps), epoch, step)
 
     def _tell(self, kind: str, layers: Sequence[str], message: str, epoch: int, step: int) -> None:
-        self.found.append(Finding(kind, tuple(layers), epoch, step, message))
+        self._add(Finding(kind, tuple(layers), epoch, step, message))
+        # An ignored finding still explains others.
         self._told.setdefault(kind, set()).update(layers)
+
+    def _add(self, finding: Finding) -> None:
+        if finding.kind not in self._ignored:
+            self.found.append(finding)
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_watched": {}, "_quiet": {}, "_gradients": None}

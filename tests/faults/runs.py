@@ -100,7 +100,9 @@ def judge(expected, found):
     told = {(kind, layer) for kind, names, _ in found for layer in names}
     if any("non_finite" in kinds for kinds, _ in expected):
         # Weights grow before they overflow. The sign of nan is 0, so Lion stops.
-        told = {(kind, layer) for kind, layer in told if kind not in ("non_finite", "nothing_moves", "learning_rate_high")}
+        told = {
+            (kind, layer) for kind, layer in told if kind not in ("non_finite", "nothing_moves", "learning_rate_high")
+        }
     worst = next((v for v in ("missed", "other layers", "exact") if v in verdicts), "quiet")
     return {
         "verdict": worst,
