@@ -17,79 +17,47 @@ from tests.faults.optimizers import OPTIMIZERS
 from tests.faults.training import Training
 from tests.rates.data import Batches, images
 
+# Times the learning rate at which the architecture learns.
 FACTORS = (1e-3, 1e-2, 0.1, 0.3, 1, 3, 10, 30, 100, 300)
 MEASURES = ("rotation", "radial", "moved")
 DATA = ("digits", "fashion-mnist")
-SCHEDULES = ("constant", "cosine", "warm-up, cosine", "constant")
+CADENCES = ("epoch", "step")
+_SCHEDULES = ("constant", "cosine", "warm-up, cosine", "constant")
 
 
-def groups(seeds=3):
-    """Architecture, optimizer, data and seed of each group, in a random order that is always the same."""
-    plan = [(a, o, d, s) for s in range(seeds) for a in ARCHITECTURES for o in OPTIMIZERS for d in DATA]
+def groups(seeds):
+    """Architecture, optimizer, data and seed of each group, in an order that is mixed but always the same."""
     for seed in range(seeds):
-        part = [one for one in plan if one[3] == seed]
-        random.Random(seed).shuffle(part)
-        yield from part
+        plan = [(name, optimizer, data, seed) for name in ARCHITECTURES for optimizer in OPTIMIZERS for data in DATA]
+        random.Random(seed).shuffle(plan)
+        yield from plan
 
 
-def settings(name, optimizer, data, seed):
-    """Schedule, batch size and epochs of a group."""
-    draw = random.Random(f"{name} {optimizer} {data} {seed}")
-    size = draw.choice((32, 64, 128))
-    count = len(images(data)[0]) // size
-    steps = draw.choice((200, 300, 400))
-    return draw.choice(SCHEDULES), size, max(3, round(steps / count))
+def train(group):
+    """Train a group at all learning rates."""
+    return [_train(*group, factor) for factor in FACTORS]
 
 
-class _Rates(Callback):
-    """The learning rate of each step, and the size of each weight at the start."""
-
-    def __init__(self):
-        self.rates = []
-
-    def on_before_optimizer_step(self, trainer, training, optimizer):
-        if optimizer in (trainer.optimizers[0], getattr(trainer.optimizers[0], "optimizer", None)):
-            self.rates.append(optimizer.param_groups[0]["lr"])
-
-
-def run(name, optimizer, data, seed, factor, change=None, setting=None):
-    """Train once.
-
-    Returns:
-        A dict of the tables of both cadences, and of what is known of the run.
-
-    """
-    schedule, size, epochs = setting or settings(name, optimizer, data, seed)
+def _train(name, optimizer, data, seed, factor):
+    """Train once. Returns the tables of both cadences, and what is known of the run."""
+    schedule, size, epochs = _setting(name, optimizer, data, seed)
     train, labels, test, truth = images(data)
     torch.manual_seed(seed)
     training = Training(ARCHITECTURES[name], optimizer)
     training.rate *= factor
     batches = Batches(train, labels, size)
-    total = len(batches) * epochs
-    if schedule == "cosine":
-        training.schedule = (lambda step: 0.5 * (1 + math.cos(math.pi * min(step / total, 1))), "step")
-    elif schedule == "warm-up, cosine":
-        warm = total / 10
-        training.schedule = (
-            lambda step: min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * min(step / total, 1)))),
-            "step",
-        )
-    if change is not None:
-        change(training)
+    training.schedule = _schedule(schedule, len(batches) * epochs)
+    steps = 2 if training.task == "generate" else 1
     callbacks = {
-        "epoch": RWCCallback(heatmap=False, prefix="e", measures=MEASURES),
-        "step": RWCCallback(heatmap=False, prefix="s", measures=MEASURES, every_n_train_steps=1),
+        "epoch": RWCCallback(heatmap=False, prefix="epoch", measures=MEASURES),
+        "step": RWCCallback(heatmap=False, prefix="step", measures=MEASURES, every_n_train_steps=steps),
     }
-    rates = _Rates()
-    before = {n: p.detach().clone() for n, p in training.named_parameters()}
-    generate = ARCHITECTURES[name].task == "generate"
-    if generate:
-        callbacks["step"] = RWCCallback(heatmap=False, prefix="s", measures=MEASURES, every_n_train_steps=2)
-    start = _quality(training, test, truth)
+    rates, start = _Rates(), _quality(training, test, truth)
+    trainable = {name for name, parameter in training.named_parameters() if parameter.requires_grad}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         _trainer([*callbacks.values(), rates], epochs).fit(training, batches)
-    quality = _quality(training, test, truth)
+    layers = callbacks["epoch"].history.layers
     result = {
         "about": {
             "architecture": name,
@@ -101,49 +69,61 @@ def run(name, optimizer, data, seed, factor, change=None, setting=None):
             "schedule": schedule,
             "batch": size,
             "epochs": epochs,
-            "batches": len(batches),
-            "quality": quality,
+            "quality": _quality(training, test, truth),
             "start": start,
-            "per": 2 if generate else 1,
-            "layers": callbacks["epoch"].history.layers,
-            "kinds": {c: sorted({f.kind for f in cb.findings}) for c, cb in callbacks.items()},
-            "found": {c: [(f.kind, f.layers, f.step, f.message) for f in cb.findings] for c, cb in callbacks.items()},
-            "sizes": _sizes(callbacks["epoch"], before, training),
+            "per": steps,
+            "layers": layers,
+            "trainable": [any(one.startswith(layer) for one in trainable) for layer in layers],
+            "kinds": {cadence: sorted({f.kind for f in callback.findings}) for cadence, callback in callbacks.items()},
         },
-        "losses": np.array(training.losses, dtype=np.float32),
         "rates": np.array(rates.rates, dtype=np.float32),
     }
     for cadence, callback in callbacks.items():
-        tables = [callback.histories[m].values for m in ("rwc", *MEASURES)]
+        tables = [callback.histories[measure].values for measure in ("rwc", *MEASURES)]
         result[cadence] = np.stack(tables).astype(np.float32)
         result[f"{cadence} steps"] = np.array(callback.history.steps)
     return result
 
 
-def _sizes(callback, before, training):
-    sizes = {}
-    tracked = callback._metric.tracked(training)
-    for layer, parameters in tracked.items():
-        values = [before[n] for n in parameters if n in before]
-        flat = torch.cat([v.flatten() for v in values]) if values else torch.zeros(1)
-        sizes[layer] = [
-            flat.abs().mean().item(),
-            flat.square().mean().sqrt().item(),
-            flat.numel(),
-            any(p.requires_grad for p in parameters.values()),
-        ]
-    return sizes
+class _Rates(Callback):
+    """The learning rate of each step of the first optimizer."""
+
+    def __init__(self):
+        self.rates = []
+
+    def on_before_optimizer_step(self, trainer, training, optimizer):
+        if optimizer in (trainer.optimizers[0], getattr(trainer.optimizers[0], "optimizer", None)):
+            self.rates.append(optimizer.param_groups[0]["lr"])
+
+
+def _setting(name, optimizer, data, seed):
+    """Schedule, batch size and epochs of a group, by chance."""
+    draw = random.Random(f"{name} {optimizer} {data} {seed}")
+    size = draw.choice((32, 64, 128))
+    batches = len(images(data)[0]) // size
+    steps = draw.choice((200, 300, 400))
+    return draw.choice(_SCHEDULES), size, max(3, round(steps / batches))
+
+
+def _schedule(name, steps):
+    def cosine(step):
+        return 0.5 * (1 + math.cos(math.pi * min(step / steps, 1)))
+
+    def warmed(step):
+        return min((step + 1) / (steps / 10), cosine(step))
+
+    return {"constant": None, "cosine": (cosine, "step"), "warm-up, cosine": (warmed, "step")}[name]
 
 
 @torch.no_grad()
 def _quality(training, test, truth):
+    """Accuracy, or the share of variance that is rebuilt, or minus the energy distance of made and real images."""
     training.eval()
-    task, flat = training.task, test.flatten(1)
-    if task == "generate":
+    flat = test.flatten(1)
+    if training.task == "generate":
         torch.manual_seed(0)
-        fake = training.net["generator"](torch.randn(len(flat), 16))
-        quality = -_energy(fake, flat)
-    elif task == "rebuild":
+        quality = -_energy_distance(training.net["generator"](torch.randn(len(flat), 16)), flat)
+    elif training.task == "rebuild":
         quality = 1 - ((training.net(test) - flat).square().mean() / (flat - flat.mean(0)).square().mean()).item()
     else:
         quality = (training.net(test).argmax(1) == truth).float().mean().item()
@@ -151,12 +131,12 @@ def _quality(training, test, truth):
     return quality if math.isfinite(quality) else -math.inf
 
 
-def _energy(a, b):
-    """The energy distance of two sets of vectors."""
-    return (2 * torch.cdist(a, b).mean() - torch.cdist(a, a).mean() - torch.cdist(b, b).mean()).item()
+def _energy_distance(some, others):
+    distance = torch.cdist(some, others).mean()
+    return (2 * distance - torch.cdist(some, some).mean() - torch.cdist(others, others).mean()).item()
 
 
-def _trainer(callbacks, epochs, **arguments):
+def _trainer(callbacks, epochs):
     return Trainer(
         max_epochs=epochs,
         callbacks=callbacks,
@@ -167,5 +147,4 @@ def _trainer(callbacks, epochs, **arguments):
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=gettempdir(),
-        **arguments,
     )
