@@ -295,13 +295,10 @@ class RelativeWeightChange(Metric):
             )
 
     def _add_over_ranks(self) -> None:
-        if self._marks is None:
+        # In one collective with the marks, sums would be added in another order, with another last digit.
+        if self.spans_ranks:
             self.sums = add_over_ranks(self.sums)
-        elif self.spans_ranks:
-            added = add_over_ranks(torch.cat((self.sums.flatten(), self._marks)))
-            sums, self._marks = added.split([self.sums.numel(), len(self._marks)])
-            self.sums = sums.view_as(self.sums)
-        else:
+        if self._marks is not None:
             self._marks = add_over_ranks(self._marks)
 
     def fetch(self, movements: Sequence[str] = ()) -> Measurement:

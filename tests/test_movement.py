@@ -287,10 +287,10 @@ def test_a_failed_measurement_leaves_nan(tmp_path, monkeypatch):
     callback = RWCCallback(measures=["rotation"], units="fc")
     measure = RelativeWeightChange.measure
 
-    def fail_once(metric, module, steps=1):
+    def fail_once(metric, module, *args):
         if len(callback.history) == 2:
             raise RuntimeError("not today")
-        measure(metric, module, steps)
+        measure(metric, module, *args)
 
     monkeypatch.setattr(RelativeWeightChange, "measure", fail_once)
     with pytest.warns(UserWarning, match="not today"):

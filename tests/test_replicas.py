@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lightning_rwc import replicas
 from lightning_rwc.findings.certain import CERTAIN, Scene
 from lightning_rwc.findings.facts import LayerFacts
+from lightning_rwc.findings.gradients import Gradient, Look
 from lightning_rwc.replicas import Difference, allowed_to_differ, difference, fingerprint, marks, no_marks
 from lightning_rwc.trainer_state import has_replicas
 
@@ -219,7 +220,7 @@ def test_which_strategies_have_replicas():
 )
 def test_what_is_said(odd, world_size, said):
     [rule] = [rule for rule in CERTAIN if rule.kind == "replicas_differ"]
-    facts = [LayerFacts(name, 0.1, 0.1, 0.0, 1.0, [], []) for name in "abc"]
+    facts = [LayerFacts(name, 0.1, 0.1, 0.0, 1.0, [], [], Look(Gradient.SOME)) for name in "abc"]
     scene = Scene(facts, 1, True, False, True, True, (), Difference(("a", "b"), odd, world_size))
     assert rule.suspects(scene) == facts[:2]
     assert rule.message(scene, facts[:2], 1).startswith(said)
