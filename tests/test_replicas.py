@@ -221,7 +221,7 @@ def test_which_strategies_have_replicas():
 def test_what_is_said(odd, world_size, said):
     [rule] = [rule for rule in CERTAIN if rule.kind == "replicas_differ"]
     facts = [LayerFacts(name, 0.1, 0.1, 0.0, 1.0, [], [], Look(Gradient.SOME)) for name in "abc"]
-    scene = Scene(facts, 1, True, False, True, True, (), Difference(("a", "b"), odd, world_size))
+    scene = Scene(facts, 1, True, False, True, True, (), difference=Difference(("a", "b"), odd, world_size))
     assert rule.suspects(scene) == facts[:2]
     assert rule.message(scene, facts[:2], 1).startswith(said)
 
