@@ -332,4 +332,10 @@ def test_no_hint_that_nothing_learns_if_it_is_to_be_thawed(tmp_path):
 def test_the_callback_of_the_older_package(tmp_path):
     from pytorch_lightning.callbacks import BackboneFinetuning as Older
 
-    assert told(fit(net(Finetuned), Older(9), tmp_path=tmp_path)) == [("not_thawed", BACKBONE, 0, 0)]
+    try:
+        rwc = fit(net(Finetuned), Older(9), tmp_path=tmp_path)
+    except TypeError as error:
+        if "single import style" not in str(error):
+            raise
+        pytest.skip("this Lightning refuses callbacks of the older package")
+    assert told(rwc) == [("not_thawed", BACKBONE, 0, 0)]
