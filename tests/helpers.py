@@ -8,12 +8,14 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from lightning_rwc.snapshot import Snapshot
 from tests.oracle import numpy_rwc
 
 LAYERS = ["conv1", "block.conv2", "fc"]
@@ -155,3 +157,33 @@ def fashion_mnist_files(folder, **counts):
             header = struct.pack(">BBBB", 0, 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
             (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes()))
     return arrays
+
+
+class Opaque(torch.Tensor):
+    """A tensor with which PyTorch cannot compute, like those of quantisation libraries."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.detach.default:
+            return args[0]
+        raise NotImplementedError(f"Opaque: {func} is not implemented")
+
+
+def without_memory(rank, call):
+    """Make a measurement fail on one rank. Returns the list of calls so far.
+
+    Args:
+        rank: the rank that has no memory.
+        call: in which call after the list was emptied last, from 1.
+
+    """
+    real, calls = Snapshot.measure, []
+
+    def measure(self, *args, **kwargs):
+        calls.append(None)
+        if dist.get_rank() == rank and len(calls) == call:
+            raise MemoryError("none left")
+        return real(self, *args, **kwargs)
+
+    Snapshot.measure = measure
+    return calls

@@ -29,7 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback
-from lightning_rwc.snapshot import Snapshot
+from tests.helpers import without_memory
 from tests.oracle import numpy_rwc
 
 
@@ -204,15 +204,7 @@ class Weights(Callback):
 
 def memory(strategy, folder):
     """One rank has no memory in the second of four measurements."""
-    real, calls = Snapshot.measure, []
-
-    def short(self, *args, **kwargs):
-        calls.append(None)
-        if dist.get_rank() == 1 and len(calls) == 2:
-            raise MemoryError("none left")
-        return real(self, *args, **kwargs)
-
-    Snapshot.measure = short
+    without_memory(rank=1, call=2)
     callback, weights = RWCCallback(), Weights()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

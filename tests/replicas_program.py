@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback, metric
-from lightning_rwc.snapshot import Snapshot
+from tests.helpers import without_memory
 
 EPOCH = 12  # batches, and steps
 NUDGED = EPOCH + 2  # batches before one rank changes a weight
@@ -200,15 +200,7 @@ class NudgeAtEnd(Callback):
 
 def failure(folder):
     """One rank cannot measure when ranks are compared."""
-    real, calls = Snapshot.measure, []
-
-    def short(self, *args, **kwargs):
-        calls.append(None)
-        if dist.get_rank() == 1 and len(calls) == 2:
-            raise MemoryError("none left")
-        return real(self, *args, **kwargs)
-
-    Snapshot.measure = short
+    calls = without_memory(rank=1, call=2)
     for options in ({}, {"max_elements": 256}):
         calls.clear()
         callback, _ = fit(folder, Nudge(), **options)

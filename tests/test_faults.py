@@ -25,7 +25,7 @@ from lightning_rwc.interrupts import signals_held
 from lightning_rwc.measures import Measure
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.snapshot import Snapshot
-from tests.helpers import LAYERS, Net, Recorder, events, expected_table, images, net, trainer
+from tests.helpers import LAYERS, Net, Opaque, Recorder, events, expected_table, images, net, trainer
 from tests.test_resume import assert_same, fit
 
 
@@ -151,16 +151,6 @@ def test_a_first_measurement_that_fails_leaves_monitors_their_keys(tmp_path, mon
     expected = expected_table([recorder.start, *recorder.epochs])
     expected[:2] = np.nan
     np.testing.assert_allclose(callback.history.values, expected, rtol=1e-12)
-
-
-class Opaque(torch.Tensor):
-    """A tensor with which PyTorch cannot compute, like those of quantisation libraries."""
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.detach.default:
-            return args[0]
-        raise NotImplementedError(f"Opaque: {func} is not implemented")
 
 
 def opaque(weight):

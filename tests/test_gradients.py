@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from lightning_rwc.findings.gradients import Gradient, Gradients, gradient_of
+from tests.helpers import Opaque
 
 
 def parameter(*values, dtype=torch.float32):
@@ -85,16 +86,6 @@ def test_the_share_of_elements_with_a_gradient(dtype):
     assert look(*parameters, nn.Parameter(torch.ones(5, dtype=dtype))).share == np.mean(flat != 0)
     assert math.isnan(look(parameter(0, 0, dtype=dtype)).share)
     assert math.isnan(look(parameter(0, 1)).share)
-
-
-class Opaque(torch.Tensor):
-    """A tensor with which PyTorch cannot compute, like those of quantisation libraries."""
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        if func is torch.ops.aten.detach.default:
-            return args[0]
-        raise NotImplementedError(f"Opaque: {func} is not implemented")
 
 
 def test_a_gradient_with_which_pytorch_cannot_compute_counts_as_some():

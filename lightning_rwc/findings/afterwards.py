@@ -2,13 +2,14 @@
 """What a table or saved weights tell after a run, when nothing is known of optimizers, gradients and modules."""
 
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_rwc.findings.certain import PATIENCE
-from lightning_rwc.findings.finding import Finding, listing
+from lightning_rwc.findings.certain import FINITE_REMEDY, GRADIENT_REMEDY, PATIENCE
+from lightning_rwc.findings.finding import Finding, listing, one_or_more
 from lightning_rwc.findings.kinds import Kinds
 from lightning_rwc.findings.likely import BURST, LEAST_PATH, LIKELY, WINDOWS
 from lightning_rwc.findings.suspicions import Suspicions
@@ -40,15 +41,15 @@ def findings_of_table(layers: Sequence[str], times: Times, changes: Numbers, sta
     if lost.any():
         rows = len(times) - known[::-1].argmax(0)
         first = int(rows[lost].min())
-        names = _names(layers, lost & (rows == first))
+        names = tuple(compress(layers, lost & (rows == first)))
         message = _lost_message(names, goes_on=bool(moved[first:].any()))
         found.append(Finding("non_finite", names, *times[first], message))
     still = known[-1] & ~moved.any(0) & ((steps[:, None] * known).sum(0) >= PATIENCE)
     if still.any():
         message = _unchanged_message(
-            _names(layers, still), f"in {int(steps.sum())} steps", anything_moved=bool(moved.any())
+            tuple(compress(layers, still)), f"in {int(steps.sum())} steps", anything_moved=bool(moved.any())
         )
-        found.append(Finding("unchanged", _names(layers, still), *times[-1], message))
+        found.append(Finding("unchanged", tuple(compress(layers, still)), *times[-1], message))
     if not lost.any():
         found += _learning_rate_low(layers, times, steps, changes)
     return sorted(found, key=_time)
@@ -101,7 +102,7 @@ def findings_of_moves(
     found: list[Finding] = []
     if broken.any():
         first = int(broken.any(1).argmax())
-        names = _names(layers, broken[first])
+        names = tuple(compress(layers, broken[first]))
         found.append(Finding("non_finite", names, *times[first], _broken_message(names)))
 
     moved = compared & (changes != 0)
@@ -113,10 +114,10 @@ def findings_of_moves(
     decays = stays & (shrank | ~moved).all(0) & (shrinkage > _CLEARLY * bounds.sum())
     if still.any():
         files = f"over {len(times) + 1} files"
-        message = _unchanged_message(_names(layers, still), files, anything_moved=bool(moved.any()))
-        found.append(Finding("unchanged", _names(layers, still), *times[-1], message))
+        message = _unchanged_message(tuple(compress(layers, still)), files, anything_moved=bool(moved.any()))
+        found.append(Finding("unchanged", tuple(compress(layers, still)), *times[-1], message))
     if decays.any() and turned.any():
-        names = _names(layers, decays)
+        names = tuple(compress(layers, decays))
         found.append(Finding("no_gradient", names, *times[-1], _decays_message(names)))
     if has_steps and not since_start and not broken.any():
         found += _learning_rate_low(layers, times, steps, changes)
@@ -153,7 +154,7 @@ def _learning_rate_low(
         f"{paths.max():.1g} of its size. Raise the learning rate 10 times. If this continued a training that was "
         "nearly finished, it may be meant."
     )
-    return [Finding("learning_rate_low", _names(layers, paths > 0), *times[-1], message)]
+    return [Finding("learning_rate_low", tuple(compress(layers, paths > 0)), *times[-1], message)]
 
 
 def _alone(trends: Trends, kinds: Kinds) -> Booleans:
@@ -184,23 +185,21 @@ def _likely(layers: Sequence[str], times: Times, moves: Sequence[Moves]) -> list
 
 def _lost_message(names: Sequence[str], *, goes_on: bool) -> str:
     other = (
-        f" As other layers move on, {_one_or_more(names, 'it', 'they')} may have been removed instead. A table cannot "
+        f" As other layers move on, {one_or_more(names, 'it', 'they')} may have been removed instead. A table cannot "
         "tell which."
         if goes_on
         else ""
     )
     return (
-        f"{listing(names)} {_one_or_more(names, 'has', 'have')} no finite value from here on: a weight is nan, "
-        f"infinite or too large to sum.{other} Lower the learning rate, clip gradients, or look for a division by zero "
-        "or a logarithm of zero in the loss."
+        f"{listing(names)} {one_or_more(names, 'has', 'have')} no finite value from here on: a weight is nan, "
+        f"infinite or too large to sum.{other} {FINITE_REMEDY}"
     )
 
 
 def _broken_message(names: Sequence[str]) -> str:
     return (
-        f"{listing(names)} {_one_or_more(names, 'has', 'have')} a weight that is nan, infinite or too large to sum, in "
-        "this file or in the one that it is compared with. Lower the learning rate, clip gradients, or look "
-        "for a division by zero or a logarithm of zero in the loss."
+        f"{listing(names)} {one_or_more(names, 'has', 'have')} a weight that is nan, infinite or too large to sum, in "
+        f"this file or in the one that it is compared with. {FINITE_REMEDY}"
     )
 
 
@@ -208,25 +207,16 @@ def _unchanged_message(names: Sequence[str], where: str, *, anything_moved: bool
     others = ", while other layers have" if anything_moved else ""
     it, them, gets = ("it is", "its", "it gets") if len(names) == 1 else ("they are", "their", "they get")
     return (
-        f"{listing(names)} {_one_or_more(names, 'has', 'have')} not changed {where}{others}. If {it} frozen, this is "
+        f"{listing(names)} {one_or_more(names, 'has', 'have')} not changed {where}{others}. If {it} frozen, this is "
         f"meant. Otherwise look whether the optimizer has {them} parameters, and whether {gets} a gradient."
     )
 
 
 def _decays_message(names: Sequence[str]) -> str:
     return (
-        f"{listing(names)} {_one_or_more(names, 'has', 'have')} changed only by weight decay, while other layers "
-        "learn. Look for units that never fire, a factor that is zero, a `detach()`, a `torch.no_grad()`, or a layer "
-        "that `forward` does not use."
+        f"{listing(names)} {one_or_more(names, 'has', 'have')} changed only by weight decay, while other layers "
+        f"learn. {GRADIENT_REMEDY}"
     )
-
-
-def _names(layers: Sequence[str], chosen: Booleans) -> tuple[str, ...]:
-    return tuple(layer for layer, is_chosen in zip(layers, chosen, strict=True) if is_chosen)
-
-
-def _one_or_more(names: Sequence[str], one: str, more: str) -> str:
-    return one if len(names) == 1 else more
 
 
 def _time(finding: Finding) -> tuple[int, int]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Sequence
 from typing import NamedTuple
 
 from lightning_rwc.findings.facts import LayerFacts, Thaw
-from lightning_rwc.findings.finding import listing
+from lightning_rwc.findings.finding import listing, one_or_more
 from lightning_rwc.findings.gradients import Gradient
 from lightning_rwc.movement import ROUNDING
 from lightning_rwc.replicas import Difference
@@ -18,6 +18,13 @@ PATIENCE = 10
 _NAMED = 8
 # Without a gradient, a step of decay by the sign of each weight makes a layer at least so much shorter as it turns it.
 SHRINKING = 0.5
+FINITE_REMEDY = (
+    "Lower the learning rate, clip gradients, or look for a division by zero or a logarithm of zero in the loss."
+)
+GRADIENT_REMEDY = (
+    "Look for units that never fire, a factor that is zero, a `detach()`, a `torch.no_grad()`, or a layer that "
+    "`forward` does not use."
+)
 
 
 class Scene(NamedTuple):
@@ -67,10 +74,9 @@ def _non_finite(scene: Scene) -> list[LayerFacts]:
 def _non_finite_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
     others = "" if len(found) < len(scene.layers) else " By now no layer is finite."
     return (
-        f"{listing(_names(found))} {_one_or_more(found, 'has', 'have')} a weight that is nan, infinite or too large "
-        f"to sum. The first of them in depth is {found[0].name!r}.{others} Lower the learning rate, clip gradients, "
-        "or look for a division by zero or a logarithm of zero in the loss. `every_n_train_steps=1` shows which layer "
-        "is the first."
+        f"{listing(_names(found))} {one_or_more(found, 'has', 'have')} a weight that is nan, infinite or too large "
+        f"to sum. The first of them in depth is {found[0].name!r}.{others} {FINITE_REMEDY} "
+        "`every_n_train_steps=1` shows which layer is the first."
     )
 
 
@@ -81,17 +87,15 @@ def _not_in_optimizer(scene: Scene) -> list[LayerFacts]:
 
 
 def _not_in_optimizer_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
-    still = (
-        f" {_one_or_more(found, 'It does', 'They do')} not move." if all(layer.moved == 0 for layer in found) else ""
-    )
+    still = f" {one_or_more(found, 'It does', 'They do')} not move." if all(layer.moved == 0 for layer in found) else ""
     gradients = (
-        f" {_one_or_more(found, 'It gets', 'They get')} gradients, which nobody uses."
+        f" {one_or_more(found, 'It gets', 'They get')} gradients, which nobody uses."
         if _all(found, Gradient.SOME)
         else ""
     )
     return (
-        f"{listing(_names(found))} {_one_or_more(found, 'requires', 'require')} gradients, but no optimizer of the "
-        f"Trainer has {_one_or_more(found, 'its', 'their')} parameters.{still}{gradients} Pass these parameters to "
+        f"{listing(_names(found))} {one_or_more(found, 'requires', 'require')} gradients, but no optimizer of the "
+        f"Trainer has {one_or_more(found, 'its', 'their')} parameters.{still}{gradients} Pass these parameters to "
         "the optimizer in `configure_optimizers`. Make sure that it is built from the parameters of the model that "
         "trains, not from a copy. If they should stay as they are, call `requires_grad_(False)` on them."
     )
@@ -202,7 +206,7 @@ def _not_thawed_message(scene: Scene, found: list[LayerFacts], steps: int) -> st
         )
     return (
         f"{thaw.callback} should have thawed {names} as epoch {thaw.epoch} began, but in epoch {scene.epoch} "
-        f"{_one_or_more(found, 'it is', 'they are')} still frozen. {cause}"
+        f"{one_or_more(found, 'it is', 'they are')} still frozen. {cause}"
     )
 
 
@@ -250,11 +254,11 @@ def _only_shrinks(layer: LayerFacts, rounding: float) -> bool:
 
 
 def _no_gradient_message(scene: Scene, found: list[LayerFacts], steps: int) -> str:
-    have = _one_or_more(found, "has", "have")
+    have = one_or_more(found, "has", "have")
     moves = f"{have} changed only by weight decay" if any(layer.moved > 0 for layer in found) else f"{have} not changed"
     learning = [layer for layer in scene.layers if layer.is_held and layer not in found]
     trainable = [layer for layer in scene.layers if layer.is_held]
-    whose, where = _one_or_more(found, "Its", "Their"), ""
+    whose, where = one_or_more(found, "Its", "Their"), ""
     if learning and trainable[: len(found)] == found:
         where = (
             f" No gradient gets past {found[-1].name!r} or the step behind it: the first layer that learns is "
@@ -262,10 +266,7 @@ def _no_gradient_message(scene: Scene, found: list[LayerFacts], steps: int) -> s
         )
     if not any(layer.gradient is Gradient.SOME for layer in learning):
         # Gradients have been cleared, or cannot be seen here.
-        cause = (
-            "Look for units that never fire, a factor that is zero, a `detach()`, a `torch.no_grad()`, or a layer that "
-            "`forward` does not use."
-        )
+        cause = GRADIENT_REMEDY
     elif _all(found, Gradient.MISSING):
         cause = (
             f"{whose} gradient is missing: look for a `detach()`, a `torch.no_grad()`, or a layer that `forward` does "
@@ -310,10 +311,10 @@ def _replicas_differ_message(scene: Scene, found: list[LayerFacts], steps: int) 
     assert scene.difference is not None
     odd, count, names = scene.difference.ranks, scene.difference.world_size, listing(_names(found))
     if not odd:
-        what = f"{names} {_one_or_more(found, 'does', 'do')} not have the same weights on all {count} ranks."
+        what = f"{names} {one_or_more(found, 'does', 'do')} not have the same weights on all {count} ranks."
     else:
         which = f"rank{'s' * (len(odd) > 1)} {', '.join(map(str, odd))}" if len(odd) <= _NAMED else f"{len(odd)} ranks"
-        what = f"{names} {_one_or_more(found, 'has', 'have')} other weights on {which} than on the rest of {count}."
+        what = f"{names} {one_or_more(found, 'has', 'have')} other weights on {which} than on the rest of {count}."
     return (
         f"{what} DDP averages gradients, not weights, so ranks that have parted stay apart. A checkpoint has the "
         "weights of rank 0 only. Most often DDP does not know the parameters, because they were frozen or did not "
@@ -325,10 +326,6 @@ def _replicas_differ_message(scene: Scene, found: list[LayerFacts], steps: int) 
 
 def _names(found: Sequence[LayerFacts]) -> list[str]:
     return [layer.name for layer in found]
-
-
-def _one_or_more(found: Sequence[LayerFacts], one: str, more: str) -> str:
-    return one if len(found) == 1 else more
 
 
 def _all(found: Sequence[LayerFacts], gradient: Gradient) -> bool:

@@ -195,8 +195,9 @@ def moves_of(observation: Observation, rates: Numbers) -> Moves:
         # The law of cosines, whatever norm is measured.
         changes = np.sqrt(growths**2 + 4 * (1 + growths) * np.sin(rotations / 2) ** 2)
     changes[np.isinf(growths)] = np.inf  # the layer was zero
-    for number, layer in enumerate(observation.measurement.values):
-        if changes[number] == 0 and not any(p.requires_grad for p in observation.layers.get(layer, {}).values()):
+    layers = [*observation.measurement.values]
+    for number in np.flatnonzero(changes == 0):
+        if not any(p.requires_grad for p in observation.layers.get(layers[number], {}).values()):
             changes[number] = nan
     return Moves(changes, rotations, growths, rates, observation.steps)
 

@@ -23,6 +23,11 @@ class Finding:
     """What was seen, the likely cause and the remedy, in a few sentences."""
 
 
+def one_or_more(things: Sequence[object], one: str, more: str) -> str:
+    """``one`` if there is one thing, otherwise ``more``."""
+    return one if len(things) == 1 else more
+
+
 def listing(layers: Sequence[str]) -> str:
     """The names of ``layers``, or the first and the last few of many.
 

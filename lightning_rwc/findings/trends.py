@@ -3,6 +3,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import compress
 from typing import Any, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
@@ -127,7 +128,7 @@ class Trends:
 
     def names(self, chosen: npt.NDArray[np.bool_]) -> list[str]:
         """The names of the layers that are chosen."""
-        return [layer for layer, is_chosen in zip(self.layers, chosen, strict=True) if is_chosen]
+        return [*compress(self.layers, chosen)]
 
     def follow(self, layers: Sequence[str]) -> None:
         """Have an entry for each of ``layers``, in this order."""

@@ -2,18 +2,16 @@
 """One training with one case: what is found at each cadence, and whether it is what should be found."""
 
 import warnings
-from tempfile import gettempdir
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from lightning_rwc import RWCCallback
 from tests.faults.architectures import ARCHITECTURES
 from tests.faults.faults import FAULTS, HEALTHY, Expected
 from tests.faults.others import OTHERS
-from tests.faults.training import BATCHES, Training, batches
+from tests.faults.training import BATCHES, Training, batches, quiet_trainer
 
 CADENCES = {
     "epoch": {},
@@ -48,7 +46,7 @@ def run(name, optimizer, case, seed=0, epochs=EPOCHS):
         validation = batches(seed) if validates else None
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _trainer(callbacks, epochs, **CASES[case].trainer).fit(training, batches(seed), validation)
+            quiet_trainer(callbacks, epochs, **CASES[case].trainer).fit(training, batches(seed), validation)
         return training
 
     train([callback for cadence, callback in callbacks.items() if cadence in VALIDATED], True)
@@ -179,19 +177,4 @@ def _is_saturated(alarm, series):
     weights = series[layer]
     return kind == "no_gradient" and any(
         np.array_equal(weights[start], weights[start + 10]) for start in range(len(weights) - 10)
-    )
-
-
-def _trainer(callbacks, epochs, **arguments):
-    return Trainer(
-        max_epochs=epochs,
-        callbacks=callbacks,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=gettempdir(),
-        **arguments,
     )

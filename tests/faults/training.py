@@ -3,9 +3,10 @@
 
 import copy
 from functools import lru_cache
+from tempfile import gettempdir
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from sklearn.datasets import load_digits
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
@@ -132,3 +133,19 @@ class Training(LightningModule):
         self.steps += 1
         for change in self.after_step:
             change(self, self.steps)
+
+
+def quiet_trainer(callbacks, epochs, **arguments):
+    """A Trainer that trains on one CPU, and writes and prints nothing."""
+    return Trainer(
+        max_epochs=epochs,
+        callbacks=callbacks,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=gettempdir(),
+        **arguments,
+    )

@@ -4,17 +4,15 @@
 import math
 import random
 import warnings
-from tempfile import gettempdir
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback
 
 from lightning_rwc import RWCCallback
 from tests.faults.architectures import ARCHITECTURES
 from tests.faults.optimizers import OPTIMIZERS
-from tests.faults.training import Training
+from tests.faults.training import Training, quiet_trainer
 from tests.rates.data import Batches, images
 
 # Times the learning rate at which the architecture learns.
@@ -56,7 +54,7 @@ def _train(name, optimizer, data, seed, factor):
     trainable = {name for name, parameter in training.named_parameters() if parameter.requires_grad}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        _trainer([*callbacks.values(), rates], epochs).fit(training, batches)
+        quiet_trainer([*callbacks.values(), rates], epochs).fit(training, batches)
     layers = callbacks["epoch"].history.layers
     result = {
         "about": {
@@ -134,17 +132,3 @@ def _quality(training, test, truth):
 def _energy_distance(some, others):
     distance = torch.cdist(some, others).mean()
     return (2 * distance - torch.cdist(some, some).mean() - torch.cdist(others, others).mean()).item()
-
-
-def _trainer(callbacks, epochs):
-    return Trainer(
-        max_epochs=epochs,
-        callbacks=callbacks,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=gettempdir(),
-    )
