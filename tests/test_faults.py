@@ -172,6 +172,7 @@ def test_a_tensor_that_cannot_be_measured_is_left_out(tmp_path):
     with pytest.warns(UserWarning, match="cannot compute with the weights of 'kept.weight'") as caught:
         trainer(callback, tmp_path=tmp_path).fit(module, images())
     assert len([w for w in caught if "cannot compute" in str(w.message)]) == 1
+    assert [w for w in caught if "Looking for findings failed" in str(w.message)] == []
     assert callback.history.layers == LAYERS
     assert (callback.history.values > 0).all()
 
@@ -183,8 +184,9 @@ def test_a_tensor_that_can_no_longer_be_measured_is_nan_from_then_on(tmp_path):
                 pl_module.kept.weight = opaque(pl_module.kept.weight)
 
     callback = RWCCallback()
-    with pytest.warns(UserWarning, match="cannot compute with the weights of 'kept.weight'"):
+    with pytest.warns(UserWarning, match="cannot compute with the weights of 'kept.weight'") as caught:
         trainer(callback, Quantise(), tmp_path=tmp_path).fit(net(Frozen), images())
+    assert [w for w in caught if "Looking for findings failed" in str(w.message)] == []
     np.testing.assert_array_equal(callback.history.to_frame()["kept"], [0, np.nan, np.nan])
     assert (callback.history.values[:, :3] > 0).all()
 

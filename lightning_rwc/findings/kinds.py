@@ -35,7 +35,7 @@ class Kinds(NamedTuple):
 
 
 def kinds_of(module: Module, layers: NamedLayers, optimizers: Sequence[Optimizer]) -> Kinds:
-    """The kinds of ``layers`` of ``module``, in their order."""
+    """The kinds of ``layers`` of ``module``, in their order. A layer without parameters is of a kind of its own."""
     embedded, before_norm = set(), set()
     leaves = [one for one in module.modules() if not any(one.children())]
     for one, following in zip(leaves, [*leaves[1:], None], strict=True):
@@ -47,9 +47,9 @@ def kinds_of(module: Module, layers: NamedLayers, optimizers: Sequence[Optimizer
     numbers: dict[tuple[int, bool, int], int] = {}
     rows = []
     for parameters in layers.values():
-        first = next(iter(parameters.values()))
+        first = next(iter(parameters.values()), None)
         place = places.get(id(first), -1)
-        kind = first.ndim, id(first) in embedded, groups[place][0] if place >= 0 else -1
+        kind = -1 if first is None else first.ndim, id(first) in embedded, groups[place][0] if place >= 0 else -1
         rows.append((numbers.setdefault(kind, len(numbers)), place, id(first) in before_norm))
     table = np.array(rows, dtype=np.intp).reshape(-1, 3)
     is_sgd = all("SGD" in {base.__name__ for base in type(one).__mro__} for one in optimizers)

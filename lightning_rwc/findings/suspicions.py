@@ -46,15 +46,14 @@ class Suspicions:
         """
         groups = [group for one in observation.optimizers for group in one.param_groups]
         sizes = [len(group["params"]) for group in groups]
-        if observation.layers is not self._layers or sizes != self._sizes:
-            self._layers, self._sizes, self._kinds = (
-                observation.layers,
-                sizes,
-                kinds_of(observation.module, observation.layers, observation.optimizers),
-            )
+        names = [*observation.measurement.values]
+        if observation.layers is not self._layers or sizes != self._sizes or names != self.trends.layers:
+            # A layer that the model has no longer stays in the table.
+            layers = {name: observation.layers.get(name, {}) for name in names}
+            self._kinds = kinds_of(observation.module, layers, observation.optimizers)
+            self._layers, self._sizes = observation.layers, sizes
         known = np.array([*(rates.get(id(group), math.nan) for group in groups), math.nan])
         moves = moves_of(observation, known[self._kinds.groups])
-        names = [*observation.measurement.values]
         if stuck:
             moves.changes[np.isin(names, [*stuck])] = math.nan
         self.add(names, moves, observation.planned_steps)
