@@ -18,7 +18,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from torch.utils.data import DataLoader
 
 from lightning_rwc import RelativeWeightChange, RWCCallback
-from tests.helpers import expected_table
+from tests.helpers import expected_table, leave_together
 from tests.oracle import MOVES, numpy_moves, numpy_rwc, numpy_strengths
 
 # Four rows are two units, which three ranks cannot share without cutting one.
@@ -320,3 +320,4 @@ def halves(name):
 
 if __name__ == "__main__":
     main(sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.argv[4], Path(sys.argv[5]))
+    leave_together()

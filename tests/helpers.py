@@ -169,6 +169,17 @@ class Opaque(torch.Tensor):
         raise NotImplementedError(f"Opaque: {func} is not implemented")
 
 
+def leave_together():
+    """End the process group of this program when all ranks are here.
+
+    Threads of gloo that are still alive at the end of Python may abort it.
+
+    """
+    if dist.is_initialized():
+        dist.barrier()
+        dist.destroy_process_group()
+
+
 def without_memory(rank, call):
     """Make a measurement fail on one rank. Returns the list of calls so far.
 

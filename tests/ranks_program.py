@@ -29,7 +29,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback
-from tests.helpers import without_memory
+from tests.helpers import leave_together, without_memory
 from tests.oracle import numpy_rwc
 
 
@@ -244,3 +244,4 @@ CASES = {
 if __name__ == "__main__":
     case, strategy, folder, *arguments = sys.argv[1:]
     CASES[case](strategy, Path(folder), *arguments)
+    leave_together()

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback, metric
-from tests.helpers import without_memory
+from tests.helpers import leave_together, without_memory
 
 EPOCH = 12  # batches, and steps
 NUDGED = EPOCH + 2  # batches before one rank changes a weight
@@ -236,6 +236,4 @@ CASES = {function.__name__: function for function in (ddp, special, resume, fail
 
 if __name__ == "__main__":
     CASES[sys.argv[1]](Path(sys.argv[2]))
-    # Threads of gloo that are still alive at the end of Python may abort it.
-    dist.barrier()
-    dist.destroy_process_group()
+    leave_together()
