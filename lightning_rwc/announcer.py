@@ -16,7 +16,6 @@ from torch.nn import Module
 from lightning_rwc.depth import depth_correlation
 from lightning_rwc.findings.summary import summary
 from lightning_rwc.history import RWCHistory
-from lightning_rwc.layers import described
 from lightning_rwc.loggers import LoggerOutput
 from lightning_rwc.metric import Measurement
 from lightning_rwc.movement import MOVEMENTS
@@ -151,7 +150,7 @@ class Announcer:
         names = {layer: table.layers for layer, table in units.items()}
         of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure(_ROTATION.name).prefix: _ROTATION.quantity}
         if self._shapes.keys() != {*history.layers} and recorder.metric is not None:
-            self._shapes = described(recorder.metric.tracked(trainer.lightning_module))
+            self._shapes = recorder.metric.described(trainer.lightning_module)
         self._output.contents(
             trainer.loggers,
             tags,

@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the numbers of a table are, so that they can be labelled and drawn."""
 
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 ScaleName: TypeAlias = Literal["step", "measurement", "auto"]
 """A scale of colours. ``step`` is fixed, for values per optimizer step. ``measurement`` is fixed, for the values
 themselves. ``auto`` has limits from the values."""
+
+SCALES = get_args(ScaleName)
 
 
 class Quantity(NamedTuple):

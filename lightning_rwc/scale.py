@@ -2,14 +2,12 @@
 """The fixed scale of colours: the same value has the same colour in every run, at every time and in every file."""
 
 from collections.abc import Sequence
-from typing import NamedTuple, get_args
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lightning_rwc.quantity import Quantity, ScaleName
-
-SCALES = get_args(ScaleName)
+from lightning_rwc.quantity import SCALES, Quantity, ScaleName
 
 AUTO_PERCENTILES = (2, 98)
 

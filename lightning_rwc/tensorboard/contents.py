@@ -11,10 +11,8 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
-from lightning_rwc.cells import Cell
 from lightning_rwc.findings.finding import Finding
-from lightning_rwc.quantity import Quantity
-from lightning_rwc.scale import SCALES
+from lightning_rwc.quantity import SCALES, Quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -106,9 +104,9 @@ def read(text: Any) -> Contents | None:
         layers = [*dict.fromkeys(content["layers"])]
         tables, unit_tables = (_quantities(content[name]) for name in ("tables", "unit_tables"))
         units = {layer: _names(names) for layer, names in content["units"].items()}
-        findings = [_finding(**one) for one in content["findings"]]
+        findings = tuple(_finding(**one) for one in content["findings"])
         causes = {
-            layer: [(int(step), int(Cell(cause))) for step, cause in changes]
+            layer: [(int(step), _byte(cause)) for step, cause in changes]
             for layer, changes in content["causes"].items()
         }
         shapes = {layer: shape for layer, shape in content["shapes"].items() if shape.encode()}
@@ -145,6 +143,10 @@ def _finding(kind: str, layers: Sequence[str], epoch: int, step: int, message: s
     for text in (kind, message, *layers):
         text.encode()
     return Finding(kind, tuple(layers), int(epoch), int(step), message)
+
+
+def _byte(number: Any) -> int:
+    return bytes([number])[0]
 
 
 def _shortened(names: Sequence[str] | range) -> list[str] | int:

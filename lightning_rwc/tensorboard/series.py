@@ -4,6 +4,7 @@
 import math
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy.typing as npt
 
 from lightning_rwc.activity import by_activity, spread
 from lightning_rwc.cells import classify
-from lightning_rwc.quantity import Quantity
+from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.scale import spans
 
 _MOST_UNITS = 1000
@@ -34,8 +35,8 @@ class UnitDatum(Protocol):
 def as_table(
     curves: Mapping[str, Sequence[Datum]],
     epochs: Sequence[Datum],
-    quantity: Quantity,
-    causes: Mapping[str, Sequence[tuple[int, int]]],
+    quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+    causes: Mapping[str, Sequence[tuple[int, int]]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Curves as JSON for the tab, with the values as base64.
 
@@ -74,7 +75,7 @@ def as_unit_table(  # noqa: PLR0917
     row: int,
     names: Sequence[Any],
     epochs: Sequence[Datum],
-    quantity: Quantity,
+    quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
 ) -> dict[str, Any]:
     """One quantity of the units of a layer as JSON for the tab, the most active unit first.
 
