@@ -31,7 +31,7 @@ def main(seeds: Annotated[int, typer.Option(min=1, help="the number of seeds")] 
 
     The table says how many were found, measured every epoch and every step: with the right layers; or the layer that
     was spoilt is named in another way; or nothing names it. Some learn all the same: they reach 95 % of the accuracy of
-    their twin, if the twin learns. It takes about ten minutes. The exit code is 1 if a twin has a likely finding.
+    their twin, if the twin learns. It takes about twelve minutes. The exit code is 1 if a twin has a likely finding.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
