@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from lightning_rwc.activity import spread
-from lightning_rwc.cells import LOOKS, classify
+from lightning_rwc.cells import LOOKS, Cell, classify
 from lightning_rwc.drawing import MAX_COLUMNS
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.names import printable
@@ -48,6 +48,7 @@ def hover_page(
     box = figure.axes[0].get_position()
     with np.errstate(over="ignore"):
         values = history.values[np.ix_(columns, rows)].T.astype("<f4")
+    own = {int(Cell.ZERO): quantity.zero, int(Cell.FROM_ZERO): quantity.infinite}
     content = {
         "label": quantity.label,
         "picture": _base64(_png(picture)),
@@ -56,7 +57,7 @@ def hover_page(
         "times": [f"epoch {history.epochs[column]} · step {history.steps[column]}" for column in columns],
         "values": _base64(values.tobytes()),
         "kinds": _base64(kinds[np.ix_(columns, rows)].T.tobytes()),
-        "words": {int(kind): look.words for kind, look in LOOKS.items()},
+        "words": {int(kind): look.words for kind, look in LOOKS.items()} | own,
     }
     # Names may hold anything. As JSON without this character, they cannot end the script.
     text = json.dumps(content).replace("<", "\\u003c")

@@ -189,7 +189,8 @@ class _Events:
         shape = len(answer["steps"]), len(answer["layers"])
         values = _decoded(answer["values"], "<f4", shape).astype(np.float64)
         scale: ScaleName = answer["scales"]["default"] if answer["scales"] else "auto"
-        quantity = Quantity(answer["label"], answer["signed"], share=answer["share"], scale=scale)
+        words = answer["words"]["zero"], answer["words"]["from_zero"]
+        quantity = Quantity(answer["label"], answer["signed"], *words, answer["share"], scale)
         findings = [Finding(**one | {"layers": tuple(one["layers"])}) for one in answer["findings"]]
         return LogTable(
             str(self._path),
@@ -246,12 +247,12 @@ class _Metrics:
     def read(self, run: str | None, prefix: str | None) -> LogTable:
         if run is not None:
             raise ValueError(
-                f"`--run` chooses among the runs of a folder, but {str(self._path)!r} is a file: leave it out."
+                f"`--run` chooses among the runs of a folder: leave it out for the file {str(self._path)!r}."
             )
         tables = self.tables()
         if not tables:
             raise NothingYetError(
-                f"{str(self._path)!r} has no column that ends in {_EPOCH!r}: no RWCCallback wrote into it."
+                f"{str(self._path)!r} has no column that ends in {_EPOCH!r}. An RWCCallback adds one."
             )
         chosen = _choice(prefix, [*tables])
         main = tables[chosen]
@@ -302,9 +303,7 @@ class _History:
     def read(self, run: str | None, prefix: str | None) -> LogTable:
         for name, value in (("run", run), ("prefix", prefix)):
             if value is not None:
-                raise ValueError(
-                    f"`--{name}` chooses within a log, but {str(self._path)!r} is a history: leave it out."
-                )
+                raise ValueError(f"`--{name}` chooses within a log: leave it out for the history {str(self._path)!r}.")
         history = RWCHistory.load(self._path)
         if not len(history):
             raise NothingYetError(f"{str(self._path)!r} has no measurement.")

@@ -22,7 +22,7 @@ from lightning_rwc.drawing import axis_label, lost_since
 from lightning_rwc.findings.summary import heading, headline
 from lightning_rwc.logs import LogTable
 from lightning_rwc.names import printable, shown
-from lightning_rwc.quantity import ScaleName
+from lightning_rwc.quantity import Quantity, ScaleName
 from lightning_rwc.scale import FIXED, Tick, auto_limits, scale_of
 
 Indices = npt.NDArray[np.intp]
@@ -66,7 +66,7 @@ class _Scale(NamedTuple):
 
     def colour(self, place: float) -> str:
         """The colour at ``place``, as ``#rrggbb``."""
-        return _colours(self.palette)[round(float(place) * 255)]
+        return _colours(self.palette)[min(int(place * 256), 255)]
 
     def shade(self, place: float) -> str:
         """The shade for ``place``: that of the nearest tick with a word."""
@@ -96,9 +96,7 @@ def _scale_for(table: LogTable, cells: npt.NDArray[np.uint8], name: ScaleName | 
     """The scale, and the numbers that are looked up on it."""
     values, quantity = table.values, table.quantity
     if name not in (None, "auto") and quantity.scale == "auto":
-        raise ValueError(
-            f"`--scale` must be 'auto' for {quantity.label!r}, which has no fixed scale, but got {name!r}."
-        )
+        raise ValueError(f"`--scale` must be auto for {quantity.label!r}, which has no fixed scale, but got {name!r}.")
     name = scale_of(quantity, name)
     if name == "step":
         return _Scale(axis_label(quantity, " per step"), FIXED[name], True), values / table.spans[:, None]
@@ -113,7 +111,7 @@ def _scale_for(table: LogTable, cells: npt.NDArray[np.uint8], name: ScaleName | 
     else:
         low, high = auto_limits(shown_values[shown_values > 0])
     between = np.linspace(low, high, 5) if quantity.linear else np.geomspace(low, high, 5)
-    ticks = [Tick(value) for value in between.tolist()]
+    ticks = [Tick(value, "") for value in between.tolist()]
     return _Scale(axis_label(quantity), ticks, not quantity.linear, "PuOr" if quantity.signed else "viridis"), values
 
 
@@ -228,7 +226,7 @@ class TerminalMap:
         for kind in (Cell(kind) for kind in sorted(kinds) if kind not in (Cell.VALUE, Cell.MISSING)):
             look = _special(kind, plain)
             special.append(look.character * (1 if plain else 3), look.style)
-            special.append(f" {LOOKS[kind].words}   ")
+            special.append(f" {_words(kind, self._table.quantity)}   ")
         if special:
             yield special
 
@@ -258,6 +256,10 @@ class _Look(NamedTuple):
 
     def segment(self, width: int) -> Segment:
         return Segment(self.character * width, self.style)
+
+
+def _words(kind: Cell, quantity: Quantity) -> str:
+    return {Cell.ZERO: quantity.zero, Cell.FROM_ZERO: quantity.infinite}.get(kind, LOOKS[kind].words)
 
 
 @cache

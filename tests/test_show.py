@@ -27,12 +27,12 @@ from lightning_rwc.logs import open_log
 from lightning_rwc.scale import FIXED
 from lightning_rwc.tags import Tags
 from lightning_rwc.terminal_map import TerminalMap
-from tests.helpers import LAYERS, Net, images, net, trainer
+from tests.helpers import Net, images, net, trainer
 
 SPECIAL = json.loads(resources.files("lightning_rwc").joinpath("appearance.json").read_text("utf-8"))["cells"]
 LOW, HIGH = (FIXED["step"][end].value for end in (0, -1))
-# Of viridis, as matplotlib documents it.
-DARKEST, MIDDLE, BRIGHTEST = "#440154", "#21918c", "#fde725"
+# The ends and the middle of viridis are (0.267, 0.005, 0.329), (0.128, 0.567, 0.551) and (0.993, 0.906, 0.144), of 255.
+DARKEST, MIDDLE, BRIGHTEST = "#440154", "#20908c", "#fde724"
 
 
 def show(*args, **env):
@@ -47,12 +47,16 @@ def drawn(table, scale=None, *, width=80, height=40, colour="truecolor", **optio
     lines = console.render_lines(TerminalMap(table, scale, **options), pad=False)
     return [
         [
-            (character, *(c and c.triplet and c.triplet.hex for c in (style and style.color, style and style.bgcolor)))
-            for text, style, _ in line
-            for character in text
+            (character, _hex(style and style.color), _hex(style and style.bgcolor))
+            for part, style, _ in line
+            for character in part
         ]
         for line in lines
     ]
+
+
+def _hex(colour):
+    return colour.triplet.hex if colour and colour.triplet else None
 
 
 def text(line):
@@ -70,7 +74,7 @@ def table_of(tmp_path, values, *, steps=None, layers=None, findings=()):
     steps = range(9, 10 * len(values), 10) if steps is None else steps
     layers = [f"layer{number}" for number in range(values.shape[1])] if layers is None else layers
     RWCHistory(layers, range(len(values)), steps, values).save(tmp_path / "rwc.csv")
-    return open_log(tmp_path / "rwc.csv").read(None, None)._replace(findings=findings)
+    return open_log(tmp_path / "rwc.csv").read(None, None)._replace(title="run", findings=findings)
 
 
 def test_colours_are_those_of_the_fixed_scale_per_step(tmp_path):
@@ -94,7 +98,7 @@ def test_auto_spans_the_values_from_the_2nd_to_the_98th_percentile(tmp_path):
     values = np.append(np.geomspace(1e-3, 1e-1, 101), 0.0)[:, None]
     lines = drawn(table_of(tmp_path, values), "auto", width=200)
     colours = [cell[2] for cell in row_of(lines, "layer0")]
-    assert colours[:4] == [DARKEST, DARKEST, DARKEST, "#440255"]
+    assert colours[:4] == [DARKEST, DARKEST, DARKEST, "#440357"]  # 256 / 96 = 2.67: the colour of index 2
     assert colours[50] == MIDDLE
     assert colours[98:] == [BRIGHTEST] * 3 + [SPECIAL["zero"]["fill"]]
     assert [text(line).split() for line in lines if "0.01" in text(line)] == [
@@ -120,7 +124,7 @@ def test_cells_that_are_no_value_have_their_pattern(tmp_path):
                 assert cell == (glyphs[kind], SPECIAL[kind]["ink"], SPECIAL[kind]["fill"])
     key = " ".join(map(text, lines))
     assert "╱╱╱ nan: not finite" in key
-    assert "○○○ moved from all zeros" in key
+    assert "○○○ inf: moved from all zeros" in key
     assert "not measured" not in key
     assert any(text(line).startswith("not finite since epoch 2: layer1") for line in lines)
 
@@ -213,9 +217,9 @@ def test_names_are_short_and_cannot_steer_the_terminal(tmp_path):
     finding = Finding("stuck", (layers[0],), 0, 9, f"{layers[0]!s} is stuck.")
     lines = drawn(table._replace(title="\x1b]0;me\x07", findings=[finding]))
     assert not any("\x1b" in text(line) or "\x07" in text(line) for line in lines)
-    names = [text(line)[:26] for line in lines if re.search(r"stem|proj", text(line)[:26])]
-    assert names[0].strip() == "�[31mstem ▸"
-    assert re.match(r"blocks\..*….*q_proj", names[1].strip())
+    names = [text(line)[:28] for line in lines if re.search(r"stem ▸|q_proj ", text(line)[:28])]
+    assert names[0] == " " * 16 + "�[31mstem ▸ "
+    assert re.fullmatch(r"….0.lo\w*…\w*\.q_proj +", names[1])
 
 
 class Own(Net):
@@ -290,8 +294,9 @@ def test_a_history_is_read(tmp_path, suffix):
     RWCHistory(["stem", "head"], [0, 1], [9, 19], [[0, 0.5], [0, 0.25]]).save(path)
     result = show(path, NO_COLOR="1")
     assert result.exit_code == 0
+    # Per step, 0.05 is nearest to 0.1, and 0.025 to 0.01.
     assert re.search(r"^stem ▸000000000000$", result.output, re.M)
-    assert re.search(r"^head  ▓▓▓▓▓▓▓▓▓▓▓▓$", result.output, re.M)
+    assert re.search(r"^head  ██████▓▓▓▓▓▓$", result.output, re.M)
     assert "Finding 'unchanged' at epoch 1, step 19: 'stem' has not changed in 20 steps" in result.output.replace(
         "\n", " "
     )
@@ -301,9 +306,9 @@ def test_a_history_of_another_measure_has_its_scale(tmp_path):
     path = tmp_path / "radial_history.csv"
     RWCHistory(["stem", "head"], [0, 1], [9, 19], [[-0.5, 0.5], [0, 0]]).save(path)
     lines = drawn(open_log(path).read(None, None))
-    # Of PuOr, as matplotlib documents it.
-    assert [cell[2] for cell in row_of(lines, "stem")][::6] == ["#7f3b08", "#f7f6f6"]
-    assert [cell[2] for cell in row_of(lines, "head")][::6] == ["#2d004b", "#f7f6f6"]
+    # The ends of PuOr are (127, 59, 8) and (45, 0, 75), its middle is nearly white.
+    assert [cell[2] for cell in row_of(lines, "stem")][::6] == ["#7f3b08", "#f6f6f6"]
+    assert [cell[2] for cell in row_of(lines, "head")][::6] == ["#2d004b", "#f6f6f6"]
 
 
 def test_the_newest_run_is_shown_and_others_are_named(logs, tmp_path):
@@ -380,12 +385,13 @@ def test_follow_draws_again_whenever_the_log_grows_until_ctrl_c(tmp_path):
     path = tmp_path / "metrics.csv"
     path.write_text("loss,step\n1,0\n")
     main, terminal = pty.openpty()
-    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from lightning_rwc.cli import app; app()"
+    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell may have ignored it
+    program += "from lightning_rwc.cli import app; app()"
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "80", "LINES": "30", "COLORTERM": "truecolor"}
     command = [sys.executable, "-c", program, "show", str(path), "--follow"]
     with subprocess.Popen(command, stdin=terminal, stdout=terminal, stderr=terminal, env=environment) as process:
         try:
-            read_until(main, "has no column that ends in")
+            read_until(main, "no column that ends in")
             rows = ["rwc/fc,rwc_summary/epoch,step", "0.5,0,9", "0.5,1,19"]
             path.write_text("\n".join(rows[:2]) + "\n")
             assert "▾" not in read_until(main, r"epoch\s+0\b")
