@@ -105,9 +105,9 @@ class LoggerOutput:
                         _PICTURE_WRITERS[name](logger, tag, picture, step)
 
     @staticmethod
-    def showing_pages(loggers: Iterable[Logger]) -> list[Logger]:
-        """Those of ``loggers`` that can show a page."""
-        return [logger for logger in loggers if _supported(logger, _PAGE_WRITERS) is not None]
+    def show_pages(loggers: Iterable[Logger]) -> bool:
+        """Whether any of ``loggers`` can show a page."""
+        return any(_supported(logger, _PAGE_WRITERS) is not None for logger in loggers)
 
     def pages(self, loggers: Iterable[Logger], pages: Mapping[str, str], step: int) -> None:
         """Log ``pages`` at ``step`` to loggers that can show them.
