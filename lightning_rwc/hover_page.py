@@ -17,6 +17,7 @@ from lightning_rwc.drawing import MAX_COLUMNS
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.names import printable
 from lightning_rwc.quantity import Quantity
+from lightning_rwc.scale import spans
 
 _MOST_CELLS = 100_000
 _PLACEHOLDER = "/*CONTENT*/null"
@@ -55,6 +56,7 @@ def hover_page(
         "box": [box.x0, 1 - box.y1, box.width, box.height],
         "layers": [printable(history.layers[row]) for row in rows],
         "times": [f"epoch {history.epochs[column]} · step {history.steps[column]}" for column in columns],
+        "spans": spans(history.steps)[columns].tolist() if quantity.scale == "step" else None,
         "values": _base64(values.tobytes()),
         "kinds": _base64(kinds[np.ix_(columns, rows)].T.tobytes()),
         "words": {int(kind): look.words for kind, look in LOOKS.items()} | own,
