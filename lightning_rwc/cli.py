@@ -227,7 +227,7 @@ def _show_tab(log_dir: Path) -> None:
 
 def _follow(console: Console, log: "Log", draw: Callable[[], RenderableType]) -> None:
     """Draw whenever ``log`` has grown or the terminal has another size, until Ctrl-C."""
-    from lightning_rwc.logs import NothingYetError
+    from lightning_rwc.log_table import NothingYetError
 
     shown: object = None
     terminal = Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext()

@@ -20,7 +20,7 @@ from lightning_rwc.activity import spread
 from lightning_rwc.cells import LOOKS, Cell
 from lightning_rwc.drawing import axis_label, lost_since
 from lightning_rwc.findings.summary import heading, headline
-from lightning_rwc.logs import LogTable
+from lightning_rwc.log_table import LogTable
 from lightning_rwc.names import printable, shown
 from lightning_rwc.quantity import Quantity, ScaleName
 from lightning_rwc.scale import FIXED, Tick, auto_limits, scale_of

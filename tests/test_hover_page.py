@@ -67,7 +67,7 @@ def test_the_pointer_reads_cells_in_a_frame_like_that_of_weights_and_biases(widt
             assert box["x"] + box["width"] <= width or HOSTILE in text
             assert cell["x"] < x < cell["x"] + cell["width"]
             assert cell["y"] < y < cell["y"] + cell["height"]
-        page.mouse.move(1, 1)
+        page.mouse.move(area["x"] - 20, area["y"] + 5)
         told.wait_for(state="hidden")
         assert not inner.title()
         browser.close()
