@@ -150,8 +150,8 @@ class TerminalMap:
             lines = max(console.height - _AROUND - min(len(table.findings), console.height // 4), 1)
         marked = {layer for one in table.findings if not {*one.layers} >= {*table.layers} for layer in one.layers}
         at = np.array([row for row, layer in enumerate(table.layers) if layer in marked], dtype=np.intp)
-        paired = lines < len(table.layers) and not plain
-        rows = _drawn(len(table.layers), at, lines * 2 if paired else lines)
+        groups = _lines_of(len(table.layers), at, lines, at_once=1 if plain else 2)
+        rows = np.concatenate(groups)
         short = shown(table.layers)
         names = _fitting(short, width // 3)
         gutter = max(cell_len(names[row]) for row in rows) + 2
@@ -167,14 +167,12 @@ class TerminalMap:
         if len(rows) < len(table.layers):
             yield Text(f"{len(rows)} of {len(table.layers):,} layers, evenly spaced. --rows all draws every layer.")
         yield from self._column_marks(columns, wide, gutter)
-        cells = [[self._look(column, row, plain) for column in columns] for row in rows]
-        for first in range(0, len(rows), 2 if paired else 1):
-            group = rows[first : first + 2] if paired else rows[[first]]
+        for group in groups:
             named = next((row for row in group if row in at), group[0])
             margin = " " * (gutter - 2 - cell_len(names[named]))
             yield Segment(f"{margin}{names[named]} {_ROW_MARK if named in at else ' '}")
-            line = _halves(*cells[first : first + 2]) if paired else cells[first]
-            for look, run in groupby(line):
+            cells = [[self._look(column, row, plain) for column in columns] for row in group]
+            for look, run in groupby(_halves(*cells) if len(group) == 2 else cells[0]):
                 yield look.segment(wide * len([*run]))
             yield Segment.line()
         yield from self._axis(columns, wide, gutter)
@@ -270,22 +268,43 @@ def _special(kind: Cell, plain: bool) -> _Look:
     return _Look(_GLYPHS[look.pattern], look.ink, look.fill)
 
 
-def _halves(upper: Sequence[_Look], lower: Sequence[_Look] | None = None) -> list[_Look]:
+def _halves(upper: Sequence[_Look], lower: Sequence[_Look]) -> list[_Look]:
     """Two rows in one line of half blocks. Cells that are alike keep their pattern."""
-    below = [_Look(" ", None, None)] * len(upper) if lower is None else lower
-    return [one if one == other else _half(one.ground, other.ground) for one, other in zip(upper, below, strict=True)]
+    return [one if one == other else _half(one.ground, other.ground) for one, other in zip(upper, lower, strict=True)]
 
 
 def _half(upper: str | None, lower: str | None) -> _Look:
     return _Look("▄", lower, None) if upper is None else _Look("▀", upper, lower)
 
 
-def _drawn(count: int, wanted: Indices, most: int) -> Indices:
-    """At most ``most`` of ``count`` rows: those that are ``wanted``, and others evenly spaced."""
-    kept = wanted[spread(len(wanted), most)] if wanted.size else wanted
-    others = np.setdiff1d(np.arange(count), kept)
-    room = min(most - len(kept), len(others))
-    return np.sort(np.concatenate([kept, others[spread(len(others), room)] if room else others[:0]]))
+def _lines_of(count: int, marked: Indices, lines: int, at_once: int) -> list[list[int]]:
+    """Which of ``count`` rows each line has.
+
+    Args:
+        count: how many rows there are.
+        marked: rows that have a line of their own, which shows patterns.
+        lines: how many lines there may be.
+        at_once: how many of the other rows a line may have, if there are too few lines.
+
+    """
+    if count <= lines:
+        return [[row] for row in range(count)]
+    # Those that are marked must not push out all others.
+    kept = marked[spread(len(marked), max(lines // 2, 1))] if marked.size else marked
+    others = np.setdiff1d(np.arange(count), marked)
+    room = min((lines - len(kept)) * at_once, len(others))
+    alone = {*kept.tolist()}
+    while True:
+        chosen = others[spread(len(others), room)] if room else others[:0]
+        groups: list[list[int]] = []
+        for row in sorted([*alone, *chosen.tolist()]):
+            if groups and len(groups[-1]) < at_once and alone.isdisjoint([row, *groups[-1]]):
+                groups[-1].append(row)
+            else:
+                groups.append([row])
+        if len(groups) <= lines:
+            return groups
+        room -= 1  # a row between two that are alone is alone too
 
 
 def _fitting(names: Sequence[str], most: int) -> list[str]:
