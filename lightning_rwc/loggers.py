@@ -325,7 +325,12 @@ def _page_to_wandb(logger: Any, tag: str, page: str, step: int) -> None:
     logger.log_metrics({tag: wandb.Html(page, inject=False)}, step=step)
 
 
-_PAGE_WRITERS: dict[str, PageWriter] = {"WandbLogger": _page_to_wandb}
+def _page_to_mlflow(logger: Any, tag: str, page: str, step: int) -> None:
+    # Each page has all measurements so far, so the newest replaces the one before.
+    logger.experiment.log_text(logger.run_id, page, f"{_mlflow_key(logger, tag)}.html")
+
+
+_PAGE_WRITERS: dict[str, PageWriter] = {"WandbLogger": _page_to_wandb, "MLFlowLogger": _page_to_mlflow}
 
 
 def _findings_to_tensorboard(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:

@@ -24,7 +24,7 @@ class Tags:
     ``{prefix}_summary/layers``              text     the layers and measures, for the RWC tab of TensorBoard only
     ``{prefix}_summary/units/{layer}``       tensor   change and rotation of each unit of a layer, for that tab only
     ``{prefix}/heatmap``                     image    layers × measurements, every measurement so far
-    ``{prefix}/heatmap_hover``               page     the heatmap, with the numbers under the pointer, in W&B only
+    ``{prefix}/heatmap_hover``               page     the heatmap, with the numbers under the pointer (W&B, MLflow)
     ``{prefix}/curves``                      image    every layer's curve in one chart, coloured by depth
     ``{prefix}/findings``                    text     what is wrong with the training, in words
     ``{prefix}_{measure}/{layer}``           scalar   a further measure of one layer

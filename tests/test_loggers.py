@@ -270,6 +270,8 @@ def test_mlflow_local_store(tmp_path, mlflow_logger):
     pictures = [path for path in mlflow_pictures(logger) if re.match("rwc.heatmap.step", path.name)]
     assert len(pictures) == 3
     assert is_picture(pictures[-1])
+    page = Path(client.download_artifacts(run, "rwc/heatmap_hover.html"))
+    assert json.loads(re.search(r"const content = (.*);", page.read_text())[1])["layers"] == LAYERS
 
 
 @pytest.mark.integration
