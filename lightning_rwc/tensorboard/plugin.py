@@ -26,26 +26,38 @@ from lightning_rwc.tensorboard.series import as_table, as_unit_table
 # Only these files are served. No path is ever made from a request.
 _SCRIPTS = (
     "app",
+    "canvas",
+    "cells",
     "charts",
-    "colours",
+    "colourbar",
     "comparison",
     "controls",
     "data",
+    "depths",
     "dom",
     "empty",
     "exports",
+    "findings",
     "frames",
     "heatmap",
+    "help",
     "index",
+    "key",
     "links",
+    "notes",
     "panels",
     "pins",
     "playing",
     "polling",
+    "profile",
+    "raster",
     "readout",
+    "rows",
+    "scales",
     "selection",
     "store",
     "theme",
+    "view",
 )
 _FILES = {
     **{f"{name}.js": "text/javascript" for name in (*_SCRIPTS, "vendor/uPlot.esm")},
@@ -150,7 +162,7 @@ class RWCPlugin(TBPlugin):
             # Other measures tell of other things.
             tells = prefix in (table.root.prefix, table.root.measure("rotation").prefix)
             described = _described(table.quantity) | {
-                "findings": [asdict(finding) for finding in table.contents.findings] if tells else [],
+                "findings": [asdict(finding) for finding in table.contents.findings] if tells else None,
                 "shapes": {layer: shape for layer, shape in table.contents.shapes.items() if layer in curves},
                 "short": shown([*curves]),
                 "blocks": blocks([*curves]),

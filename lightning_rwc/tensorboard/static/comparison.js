@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // A second run beside the selected one: its heatmap, and their difference.
-import {valueScale} from './colours.js';
-import {limits} from './data.js';
 import {Heatmap} from './heatmap.js';
+import {diverging} from './scales.js';
 
 export class Comparison {
   /**
@@ -36,23 +35,25 @@ export class Comparison {
   /**
    * Draw `other` beside `table`.
    *
-   * @param shape what the heatmap of `table` is drawn with: {axis, scale, dark, height, row}
+   * @param shape what the heatmap of `table` is drawn with: {axis, scale, looks, height, kind, names}
    * @param title the name of the second run
    */
-  show({table, other, layers, shape, title, logarithmic}) {
+  show({table, other, layers, shape, title}) {
     const {axis} = shape;
+    const {logarithmic} = shape.scale;
     Object.assign(this, {table, axis});
     for (const map of this.maps) map.figure.hidden = false;
     const there = layers.filter((layer) => other.rowOf.has(layer));
-    this.other.show({...shape, table: other, layers: there, title, names: false});
+    this.other.show({...shape, table: other, layers: there, title});
     const difference = table.against(other, axis, logarithmic);
+    const common = layers.filter((layer) => difference.rowOf.has(layer));
+    const reach = difference.values.reduce((most, value) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most), 0);
     this.difference.show({
       ...shape,
       table: difference,
-      layers: layers.filter((layer) => difference.rowOf.has(layer)),
-      scale: valueScale(limits([difference], false), {signed: true}),
+      layers: common,
+      scale: diverging(reach || 1, ''),
       title: logarithmic ? 'log₁₀ (left / middle)' : 'left − middle',
-      names: false,
     });
   }
 }

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // The form above the map. It shows what is chosen and says what the user chooses.
 import {add, fill} from './dom.js';
+import {foldable} from './rows.js';
+import {chosenColour, colourChoices} from './scales.js';
 
 const SORTS = {
   layer: [['depth', 'as defined'], ['value', 'by last value'], ['name', 'by name']],
   unit: [['depth', 'most active first'], ['value', 'by last value'], ['name', 'by number']],
 };
-const SCALES = [['log', 'logarithmic'], ['linear', 'linear']];
+const AXES = [['log', 'logarithmic'], ['linear', 'linear']];
 
 export class Controls {
   /**
@@ -26,12 +28,15 @@ export class Controls {
     this.choice('layer', 'layer', [], (layer) => on.open(layer));
     this.choice('sort', 'rows', SORTS.layer);
     this.input('filter', 'layers (regular expression)', {type: 'search', value: state.filter});
-    this.choice('colour', 'colour', SCALES);
-    this.choice('axis', 'axis', SCALES);
+    const fold = this.field('fold', 'fold blocks', 'input');
+    Object.assign(fold, {type: 'checkbox', checked: Boolean(state.fold)});
+    fold.addEventListener('change', () => on.set({fold: fold.checked ? 'blocks' : ''}));
+    this.choice('colour', 'colour', []);
+    this.choice('axis', 'axis of curves', AXES);
     this.input('smooth', 'smoothing', {type: 'range', min: 0, max: 0.98, step: 0.02, value: state.smooth});
     const time = {type: 'range', min: 0, max: 0, step: 1, value: 0};
     this.input('time', 'measurement', time, (column) => on.select(Number(column)));
-    for (const name of ['sort', 'colour', 'axis']) this.fields[name].value = state[name];
+    for (const name of ['sort', 'axis']) this.fields[name].value = state[name];
     for (const [name, act] of [['play', on.play], ['PNG', on.png], ['CSV', on.csv]]) {
       const button = add(this.form, 'button', {type: 'button', textContent: name, name});
       button.addEventListener('click', act);
@@ -79,16 +84,17 @@ export class Controls {
   /**
    * Show what is drawn.
    *
-   * @param drawn {state, kind, error, linear, column, columns}: what a row is, 'layer' or 'unit', what is wrong with
-   *   the filter, whether scales are linear whatever the user chooses, and the selected column of how many
+   * @param drawn {state, table, kind, error, column, columns}: the table as the server has it, what a row is, what is wrong with the filter, and the selected column of how many
    */
-  show({state, kind, error, linear, column, columns}) {
-    const {sort, filter, colour, axis, time} = this.fields;
-    fill(sort, SORTS[kind], state.sort);
+  show({state, table, kind, error, column, columns}) {
+    const {sort, filter, fold, colour, axis, time} = this.fields;
+    fill(sort, SORTS[kind] ?? SORTS.layer, state.sort);
     filter.parentElement.hidden = kind === 'unit';
     filter.setCustomValidity(error);
     filter.setAttribute('aria-invalid', String(Boolean(error)));
-    colour.disabled = axis.disabled = linear;
+    fold.parentElement.hidden = !foldable(table);
+    fill(colour, colourChoices(table), chosenColour(table, state.colour));
+    colour.disabled = axis.disabled = table.linear;
     Object.assign(time, {max: columns - 1, value: column});
   }
 }

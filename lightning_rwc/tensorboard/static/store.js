@@ -2,19 +2,18 @@
 // What the log holds, and the tables that are shown.
 import {closest} from './data.js';
 
-const byNumber = new Intl.Collator('en', {numeric: true}).compare;
-
 /**
  * What can be chosen of `series`, or null if there is nothing.
  *
  * @param state what is chosen: {run, other, prefix, layer}
- * @returns {runs, tables, opens, state}: names of runs, the series of the run, the layers that have units, and
- *   `state` with something that is there in place of what is not
+ * @returns {runs, tables, opens, state, gone}: names of runs, the newest first, the series of the run, the layers that
+ *   have units, `state` with something that is there in place of what is not, and the names of runs that are not there
  */
 export function choices(series, {run, other, prefix, layer}) {
   const ofLayers = series.filter((one) => one.layer === null);
-  const runs = [...new Set(ofLayers.map((one) => one.run))].sort(byNumber);
+  const runs = newestFirst(ofLayers);
   if (!runs.length) return null;
+  const gone = [run, other].filter((name) => name && !runs.includes(name));
   if (!runs.includes(run)) run = runs[0];
   if (!runs.includes(other)) other = '';
   const here = series.filter((one) => one.run === run);
@@ -22,7 +21,15 @@ export function choices(series, {run, other, prefix, layer}) {
   const tables = here.filter((one) => one.layer === (layer || null));
   if (!tables.some((one) => one.prefix === prefix)) prefix = (closest(tables, prefix) ?? tables[0]).prefix;
   const openable = here.filter((one) => one.layer !== null && closest([one], prefix));
-  return {runs, tables, opens: new Set(openable.map((one) => one.layer)), state: {run, other, prefix, layer}};
+  return {runs, tables, opens: new Set(openable.map((one) => one.layer)), state: {run, other, prefix, layer}, gone};
+}
+
+/** The names of the runs of `series`; of those that were written at the same time, in the order of names. */
+export function newestFirst(series) {
+  const newest = new Map();
+  for (const one of series) newest.set(one.run, Math.max(newest.get(one.run) ?? -Infinity, one.newest));
+  const {compare} = new Intl.Collator('en', {numeric: true});
+  return [...newest.keys()].sort((a, b) => newest.get(b) - newest.get(a) || compare(a, b));
 }
 
 export class Store {
