@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lightning_rwc.activity import spread
+from lightning_rwc.cells import Cell, classify
 from lightning_rwc.drawing import (
     MAX_COLUMNS,
     MAX_ROWS,
@@ -103,8 +104,7 @@ def curves(
 
     widest = text_width([names[row] for row in _listed(len(rows))], 8)
     figure, axes = frame(height=3.4, left=0.9, right=0.6 + max(widest, 0.9), lines=key_lines(len(special)))
-    lost = np.isnan(values) & (~np.isnan(values)).cumsum(axis=0).astype(bool)
-    title(axes, quantity.label, lost_since(lost, names, times, time_label))
+    title(axes, quantity.label, lost_since(classify(values) == Cell.NOT_FINITE, names, times, time_label))
     axes.set_xlabel(time_label)
     axes.set_ylabel(axis_label(quantity))
     axes.grid(alpha=0.3)

@@ -55,7 +55,7 @@ def title(axes: Axes, text: str, warning: str = "") -> None:
     height = figure.get_figheight()
     x = axes.get_position().x0
     figure.text(x, 1 - 0.08 / height, text, fontsize=10, va="top", parse_math=False)
-    figure.text(x, 1 - 0.27 / height, warning, fontsize=9, va="top", color="#b8005c", weight="bold", parse_math=False)
+    figure.text(x, 1 - 0.27 / height, warning, fontsize=9, va="top", color="#b0001a", weight="bold", parse_math=False)
 
 
 def lost_since(lost: npt.NDArray[np.bool_], names: Sequence[str], times: Table, time_label: str) -> str:
