@@ -35,6 +35,7 @@ export class LineChart {
     this.holder.setAttribute('aria-label', describe);
     const visible = (value) => (Number.isFinite(value) && !(logarithmic && value <= 0) ? value : null);
     const data = [x, ...series.map(({values}) => Array.from(values, visible))];
+    const values = (_, splits) => splits.map((value) => (value === null ? '' : readable(value)));
     this.plot?.destroy();
     this.plot = this.above = null;
     if (!data.slice(1).some((values) => values.some((value) => value !== null))) {
@@ -52,7 +53,7 @@ export class LineChart {
         scales: {x: {time: false}, y: logarithmic ? {distr: 3} : {range}},
         axes: [
           {...axis, incrs: WHOLE, label: xName, labelSize: 16, labelFont: '11px system-ui', size: 26},
-          {...axis, size: 52, label: yName, labelSize: 16, labelFont: '11px system-ui', values: (_, splits) => splits.map((value) => (value === null ? '' : readable(value)))},
+          {...axis, size: 52, label: yName, labelSize: 16, labelFont: '11px system-ui', values},
         ],
         series: [
           {},

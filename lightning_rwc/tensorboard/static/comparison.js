@@ -47,7 +47,8 @@ export class Comparison {
     this.other.show({...shape, table: other, layers: there, title});
     const difference = table.against(other, axis, logarithmic);
     const common = layers.filter((layer) => difference.rowOf.has(layer));
-    const reach = difference.values.reduce((most, value) => (Number.isFinite(value) ? Math.max(most, Math.abs(value)) : most), 0);
+    const finite = difference.values.filter(Number.isFinite);
+    const reach = finite.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
     this.difference.show({
       ...shape,
       table: difference,

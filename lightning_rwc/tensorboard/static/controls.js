@@ -84,7 +84,8 @@ export class Controls {
   /**
    * Show what is drawn.
    *
-   * @param drawn {state, table, kind, error, column, columns}: the table as the server has it, what a row is, what is wrong with the filter, and the selected column of how many
+   * @param drawn {state, table, kind, error, column, columns}: the table as the server has it, what a row is, what is
+   *   wrong with the filter, and the selected column of how many
    */
   show({state, table, kind, error, column, columns}) {
     const {sort, filter, fold, colour, axis, time} = this.fields;
