@@ -53,7 +53,7 @@ export class LineChart {
         scales: {x: {time: false}, y: logarithmic ? {distr: 3} : {range}},
         axes: [
           {...axis, incrs: WHOLE, label: xName, labelSize: 16, labelFont: '11px system-ui', size: 26},
-          {...axis, size: 52, label: yName, labelSize: 16, labelFont: '11px system-ui', values},
+          {...axis, size: 58, label: yName, labelSize: 16, labelFont: '11px system-ui', values},
         ],
         series: [
           {},
