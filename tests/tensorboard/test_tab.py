@@ -844,3 +844,23 @@ def test_live_log_grows_without_losing_the_selection(browser, tmp_path):
     finally:
         process.terminate()
         process.wait()
+
+
+def test_a_newer_run_is_shown_until_the_user_does_something(browser, tmp_path):
+    write(tmp_path / "first", LAYERS, OTHER)
+    process, address = serve(tmp_path)
+    try:
+        live = Tab(browser, address).drawn()
+        write(tmp_path / "second", LAYERS, VALUES)
+        live.wait("document.querySelector('select[name=run]').value === 'second'")
+        live.wait("document.querySelector('canvas.map').ariaLabel.startsWith('second')")
+        live.click(live.name(1))
+        write(tmp_path / "third", LAYERS, VALUES)
+        live.wait("document.querySelector('select[name=run]').length === 3")
+        live.settled()
+        assert live.frame.input_value("select[name=run]") == "second"
+        assert live.frame.inner_text("#pins") == "block.10"
+        live.close()
+    finally:
+        process.terminate()
+        process.wait()

@@ -151,13 +151,13 @@ export class App {
 
   /** What the user does with the controls. */
   choose(change) {
-    this.touched = true;
     if ('run' in change || 'other' in change) [this.awaited, this.gone] = ['', []];
     if ('fold' in change) this.view.reset();
     this.selection.set(change);
   }
 
   changed(names) {
+    this.touched = true;
     writeLink(this.state, DEFAULTS);
     if (['run', 'other', 'prefix', 'layer'].some((name) => names.includes(name))) {
       this.load().catch((error) => this.fail(error.message));
@@ -166,7 +166,6 @@ export class App {
   }
 
   select(column) {
-    this.touched = true;
     this.selection.select(column, this.table.steps);
   }
 
@@ -178,7 +177,6 @@ export class App {
 
   /** Show the rows and the moment of a finding; or release them, if they are shown. */
   go(finding) {
-    this.touched = true;
     const {table, selection, layers} = this;
     if (this.chosen(finding)) return selection.set(selection.pinOnly([]));
     const rows = rowsOf(finding, table);
@@ -227,7 +225,6 @@ export class App {
 
   /** Show other rows, from the first to the last. */
   turn(change) {
-    this.touched = true;
     this.hovered = this.map.cursor = null;
     this.view.reset();
     this.selection.set(change);
