@@ -24,16 +24,45 @@ from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS, UNITS, Conte
 from lightning_rwc.tensorboard.series import as_table, as_unit_table
 
 # Only these files are served. No path is ever made from a request.
+_SCRIPTS = (
+    "app",
+    "canvas",
+    "cells",
+    "charts",
+    "colourbar",
+    "comparison",
+    "controls",
+    "data",
+    "depths",
+    "dom",
+    "empty",
+    "exports",
+    "findings",
+    "frames",
+    "heatmap",
+    "help",
+    "index",
+    "key",
+    "links",
+    "notes",
+    "panels",
+    "pins",
+    "playing",
+    "polling",
+    "profile",
+    "raster",
+    "readout",
+    "rows",
+    "scales",
+    "selection",
+    "store",
+    "theme",
+    "view",
+)
 _FILES = {
-    "index.js": "text/javascript",
-    "app.js": "text/javascript",
+    **{f"{name}.js": "text/javascript" for name in (*_SCRIPTS, "vendor/uPlot.esm")},
     APPEARANCE.name: "application/json",
-    "charts.js": "text/javascript",
-    "colours.js": "text/javascript",
-    "data.js": "text/javascript",
-    "heatmap.js": "text/javascript",
     "style.css": "text/css",
-    "vendor/uPlot.esm.js": "text/javascript",
     "vendor/uPlot.min.css": "text/css",
 }
 _HEADERS = [("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "default-src 'none'")]
@@ -132,8 +161,9 @@ class RWCPlugin(TBPlugin):
             curves = {layer: found[tag] for tag, layer in table.tags.items() if tag in found}
             # Other measures tell of other things.
             tells = prefix in (table.root.prefix, table.root.measure("rotation").prefix)
+            findings = table.contents.findings if tells else None
             described = _described(table.quantity) | {
-                "findings": [asdict(finding) for finding in table.contents.findings] if tells else [],
+                "findings": None if findings is None else [asdict(finding) for finding in findings],
                 "shapes": {layer: shape for layer, shape in table.contents.shapes.items() if layer in curves},
                 "short": shown([*curves]),
                 "blocks": blocks([*curves]),

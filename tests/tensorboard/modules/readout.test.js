@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+import assert from 'node:assert/strict';
+import {test} from 'node:test';
+import {csv} from '../../../lightning_rwc/tensorboard/static/exports.js';
+import {cellText, hasCell, otherText} from '../../../lightning_rwc/tensorboard/static/readout.js';
+import {table} from './tables.js';
+
+const HERE = table([[0.5, 0.25], [NaN, Infinity]], {epochs: [0, null]});
+
+test('a cell says its row, its time and its value', () => {
+  assert.deepEqual(cellText(HERE, {layer: 'a', column: 0}, {kind: 'layer'}), ['a', 'epoch 0', 'step 9', '0.5']);
+  assert.deepEqual(cellText(HERE, {layer: 'b', column: 1}, {kind: 'unit'}), ['unit b', 'step 19', 'inf']);
+  const long = table([[1]], {layers: ['x'.repeat(200) + 'y']});
+  const [name] = cellText(long, {layer: long.layers[0], column: 0}, {kind: 'layer'});
+  assert.equal(name, `${'x'.repeat(80)}…${'x'.repeat(79)}y`);
+});
+
+test('a cell says its shape, what kind of cell it is, and its value per step', () => {
+  const known = {spans: [10, 5], shapes: {b: 'Linear 2×3'}, cells: [[0, 0], [5, 2]]};
+  const told = table([[0.5, 0.25], [0, NaN]], known);
+  const shape = {kind: 'layer', perStep: true, wordsOf: (code) => ({5: 'frozen', 2: 'nan: not finite'})[code] ?? ''};
+  const said = (layer, column) => cellText(told, {layer, column}, shape);
+  assert.deepEqual(said('a', 1), ['a', 'epoch 1', 'step 19', '0.25', '0.05 per step']);
+  assert.deepEqual(said('b', 0), ['b', 'Linear 2×3', 'epoch 0', 'step 9', '0', 'frozen']);
+  assert.deepEqual(said('b', 1).slice(3), ['step 19', 'nan: not finite']);
+});
+
+test('a cell is there if its row and its time are', () => {
+  assert.equal(hasCell(HERE, {layer: 'b', column: 1}), true);
+  for (const cell of [null, {layer: 'c', column: 0}, {layer: 'a', column: 2}, {layer: 'a', column: -1}]) {
+    assert.equal(hasCell(HERE, cell), false);
+  }
+});
+
+test('another run speaks where it has the row and the time', () => {
+  const other = table([[2]], {layers: ['b'], steps: [19], epochs: [1]});
+  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'b', column: 1}, 'two'), ['two: 2']);
+  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'b', column: 0}, 'two'), []);
+  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'a', column: 1}, 'two'), []);
+  assert.deepEqual(otherText(HERE, undefined, 'step', {layer: 'a', column: 1}, 'two'), []);
+});
+
+test('a file of numbers has a row a measurement, and quotes names', () => {
+  const quoted = table([[0.5, 0.25], [NaN, Infinity]], {layers: ['say "a"', 'b'], epochs: [0, null]});
+  const expected = '"epoch","step","b","say ""a"""\r\n0,9,NaN,0.5\r\n,19,Infinity,0.25\r\n';
+  assert.equal(csv(quoted, ['b', 'say "a"']), expected);
+});
