@@ -1,0 +1,112 @@
+// SPDX-License-Identifier: Apache-2.0
+// Several runs over one x axis. Nothing here knows the page.
+
+/** What runs can be aligned by, and how the axis is called. */
+export const AXES = {epoch: 'epoch', step: 'step', share: 'share of the run (%)'};
+const MOST_COLUMNS = 1000;
+const ROUNDING = 1e-9;
+/** The code of a cell that was not measured. */
+const MISSING = 1;
+
+const oneAnEpoch = ({epochs}) => epochs.every((epoch, i) => epoch !== null && (i === 0 || epoch > epochs[i - 1]));
+
+/** What these tables can be aligned by. Epochs only count where no epoch of any table has two measurements. */
+export const possible = (tables) => (tables.every(oneAnEpoch) ? ['epoch', 'step', 'share'] : ['step', 'share']);
+
+/** `wanted`, or else epoch, or else step. */
+export function chosen(tables, wanted) {
+  const all = possible(tables);
+  return all.includes(wanted) ? wanted : all[0];
+}
+
+/** Where each measurement of a table is on the axis, in ascending order. */
+export function positions({steps, epochs}, by) {
+  if (by === 'epoch') return epochs;
+  if (by === 'step') return steps;
+  const [first, last] = [steps[0], steps[steps.length - 1]];
+  return steps.map((step) => (last > first ? (100 * (step - first)) / (last - first) : 100));
+}
+
+/**
+ * Columns that all tables share. At each of them a table shows the measurement that is nearest, if it is within half
+ * of its distance from the next one. Of two that are equally near, the later one counts: it reaches back to the other.
+ *
+ * @param by 'epoch', 'step' or 'share'
+ * @returns {by, name, x, at}: the axis, its name, the position of each column, and for each table the measurement that
+ *   each column shows, or -1
+ */
+export function align(tables, by, most = MOST_COLUMNS) {
+  const places = tables.map((table) => positions(table, by));
+  const x = by === 'share' ? percents(places, most) : evenly(places.flat(), most);
+  const spacing = x.length > 1 ? x[1] - x[0] : 1;
+  return {by, name: AXES[by], x, at: places.map((place) => nearest(place, x, spacing))};
+}
+
+/** A table with one column for each of `x`; `at` is of `align`. */
+export function project(table, at, x) {
+  const {length} = table.steps;
+  const [count, columns] = [table.layers.length, x.length];
+  const values = new Float32Array(count * columns).fill(NaN);
+  const cells = table.cells && new Uint8Array(count * columns).fill(MISSING);
+  at.forEach((column, place) => {
+    if (column < 0) return;
+    for (let row = 0; row < count; row++) {
+      values[row * columns + place] = table.values[row * length + column];
+      if (cells) cells[row * columns + place] = table.cells[row * length + column];
+    }
+  });
+  const spans = table.spans && Array.from(at, (column) => (column < 0 ? null : table.spans[column]));
+  return Object.assign(Object.create(table), {steps: x, epochs: x, values, cells, spans});
+}
+
+/**
+ * All positions of several lists, for curves.
+ *
+ * @returns {x, at}: the positions, ascending, and for each list which of its elements is at each position, or -1
+ */
+export function join(lists) {
+  const x = [...new Set(lists.flat())].sort((a, b) => a - b);
+  const at = lists.map((list) => {
+    const index = new Map(list.map((position, i) => [position, i]));
+    return Int32Array.from(x, (position) => index.get(position) ?? -1);
+  });
+  return {x, at};
+}
+
+/** Which layers two tables share, and which only one of them has. */
+export function matching(first, second) {
+  return {
+    both: first.layers.filter((layer) => second.rowOf.has(layer)),
+    first: first.layers.filter((layer) => !second.rowOf.has(layer)),
+    second: second.layers.filter((layer) => !first.rowOf.has(layer)),
+  };
+}
+
+function percents(places, most) {
+  const longest = Math.max(2, ...places.map(({length}) => length));
+  const parts = [100, 200, 500, 1000].find((count) => count >= Math.min(longest, most) - 1) ?? 1000;
+  return Array.from({length: parts + 1}, (_, part) => (100 * part) / parts);
+}
+
+/** Whole numbers from the lowest to the highest, as far apart as the positions allow. */
+function evenly(all, most) {
+  if (!all.length) return [];
+  const low = all.reduce((least, position) => Math.min(least, position));
+  const high = all.reduce((largest, position) => Math.max(largest, position));
+  const divisor = all.reduce((shared, position) => gcd(shared, position - low), 0) || 1;
+  const width = (high - low) / divisor < most ? divisor : Math.ceil((high - low) / (most - 1));
+  return Array.from({length: Math.floor((high - low) / width) + 1}, (_, column) => low + column * width);
+}
+
+const gcd = (a, b) => (b ? gcd(b, a % b) : a);
+
+function nearest(place, x, spacing) {
+  const last = place.length - 1;
+  const [before, after] = last > 0 ? [place[1] - place[0], place[last] - place[last - 1]] : [spacing, spacing];
+  let index = 0;
+  return Int32Array.from(x, (position) => {
+    while (index < last && place[index + 1] - position <= position - place[index] + ROUNDING) index++;
+    const inside = position >= place[0] - before / 2 && position < place[last] + after / 2;
+    return last >= 0 && inside ? index : -1;
+  });
+}
