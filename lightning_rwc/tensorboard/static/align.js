@@ -42,21 +42,26 @@ export function align(tables, by, most = MOST_COLUMNS) {
   return {by, name: AXES[by], x, at: places.map((place) => nearest(place, x, spacing))};
 }
 
-/** A table with one column for each of `x`; `at` is of `align`. */
+/**
+ * A table with one column for each of `x`; `at` is of `align`. Its `steps` and `epochs` are those of the measurement that
+ * a column shows, or null, and its `times` are `x`.
+ */
 export function project(table, at, x) {
   const {length} = table.steps;
   const [count, columns] = [table.layers.length, x.length];
   const values = new Float32Array(count * columns).fill(NaN);
-  const cells = table.cells && new Uint8Array(count * columns).fill(MISSING);
+  const cells = new Uint8Array(count * columns).fill(MISSING);
   at.forEach((column, place) => {
     if (column < 0) return;
     for (let row = 0; row < count; row++) {
-      values[row * columns + place] = table.values[row * length + column];
-      if (cells) cells[row * columns + place] = table.cells[row * length + column];
+      const index = row * length + column;
+      values[row * columns + place] = table.values[index];
+      cells[row * columns + place] = table.cells?.[index] ?? 0;
     }
   });
-  const spans = table.spans && Array.from(at, (column) => (column < 0 ? null : table.spans[column]));
-  return Object.assign(Object.create(table), {steps: x, epochs: x, values, cells, spans});
+  const shown = (list) => list && Array.from(at, (column) => (column < 0 ? null : list[column]));
+  const [steps, epochs, spans] = [table.steps, table.epochs, table.spans].map(shown);
+  return Object.assign(Object.create(table), {steps, epochs, spans, values, cells, times: () => x});
 }
 
 /**

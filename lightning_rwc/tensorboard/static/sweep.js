@@ -143,3 +143,13 @@ function codeOf(table, index, codes) {
   const value = table.values[index];
   return Number.isFinite(value) ? (value === 0 ? codes.zero : codes.value) : codes.not_finite;
 }
+
+/** What the paths of all names start with, up to and including a slash. */
+export function commonPath(names) {
+  const [first = ''] = names;
+  let end = first.lastIndexOf('/') + 1;
+  while (end > 0 && !names.every((name) => name.startsWith(first.slice(0, end)))) {
+    end = first.lastIndexOf('/', end - 2) + 1;
+  }
+  return first.slice(0, end);
+}

@@ -1,7 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {align, chosen, join, matching, positions, possible, project} from '../../../lightning_rwc/tensorboard/static/align.js';
+import {
+  align,
+  chosen,
+  join,
+  matching,
+  positions,
+  possible,
+  project,
+} from '../../../lightning_rwc/tensorboard/static/align.js';
 import {table} from './tables.js';
 
 const ten = table({a: [1, 2, 3]}, {steps: [9, 19, 29], epochs: [0, 1, 2]});
@@ -70,7 +78,8 @@ test('a projected table has the values, cells and spans of its measurements, and
   assert.deepEqual([...shown.values], [2, NaN, 1, 1, 5, NaN, 4, 4]);
   assert.deepEqual([...shown.cells], [4, 1, 0, 0, 0, 1, 0, 0]);
   assert.deepEqual(shown.spans, [20, null, 10, 10]);
-  assert.deepEqual([shown.steps, shown.layers, shown.signed], [[0, 1, 2, 3], ['a', 'b'], true]);
+  assert.deepEqual([shown.steps, shown.epochs], [[19, null, 9, 9], [1, null, 0, 0]]);
+  assert.deepEqual([shown.times(), shown.layers, shown.signed], [[0, 1, 2, 3], ['a', 'b'], true]);
   assert.deepEqual([...own.values], [1, 2, 3, 4, 5, 6]);
 });
 

@@ -1,7 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {filtered, groupOf, grouped, mean, rowsOf, sorted, together} from '../../../lightning_rwc/tensorboard/static/sweep.js';
+import {
+  commonPath,
+  filtered,
+  groupOf,
+  grouped,
+  mean,
+  rowsOf,
+  sorted,
+  together,
+} from '../../../lightning_rwc/tensorboard/static/sweep.js';
 import {close, table} from './tables.js';
 
 const CODES = {value: 0, missing: 1, not_finite: 2, zero: 4, frozen: 5};
@@ -80,4 +89,12 @@ test('signed quantities have a mean, and cells keep a cause that all runs share'
   assert.deepEqual([...group.values], [0.5, 0, 3]);
   assert.deepEqual([...group.cells], [0, 5, 0]);
   assert.deepEqual([group.low[0], group.high[0]], [-1, 2]);
+});
+
+test('what the paths of all runs start with', () => {
+  assert.equal(commonPath(['x/y/a', 'x/y/ab', 'x/y/z/c']), 'x/y/');
+  assert.equal(commonPath(['x/ya', 'x/yb']), 'x/');
+  assert.equal(commonPath(['a', 'ab']), '');
+  assert.equal(commonPath(['x/a', '/a']), '');
+  assert.equal(commonPath([]), '');
 });
