@@ -21,18 +21,36 @@ from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS, UNITS, read
 from lightning_rwc.tensorboard.series import as_table, as_unit_table
 
 # Only these files are served. No path is ever made from a request.
+_SCRIPTS = (
+    "align",
+    "app",
+    "charts",
+    "colours",
+    "comparison",
+    "controls",
+    "data",
+    "difference",
+    "dom",
+    "empty",
+    "exports",
+    "frames",
+    "heatmap",
+    "index",
+    "links",
+    "panels",
+    "pins",
+    "playing",
+    "polling",
+    "readout",
+    "selection",
+    "small_maps",
+    "store",
+    "sweep",
+    "theme",
+)
 _FILES = {
-    "index.js": "text/javascript",
-    "align.js": "text/javascript",
-    "app.js": "text/javascript",
-    "charts.js": "text/javascript",
-    "colours.js": "text/javascript",
-    "data.js": "text/javascript",
-    "difference.js": "text/javascript",
-    "heatmap.js": "text/javascript",
-    "sweep.js": "text/javascript",
+    **{f"{name}.js": "text/javascript" for name in (*_SCRIPTS, "vendor/uPlot.esm")},
     "style.css": "text/css",
-    "vendor/uPlot.esm.js": "text/javascript",
     "vendor/uPlot.min.css": "text/css",
 }
 _HEADERS = [("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "default-src 'none'")]

@@ -78,6 +78,36 @@ export function join(lists) {
   return {x, at};
 }
 
+/** One run, or two, over one axis. */
+export class Aligned {
+  /**
+   * `tables` have a column for each of `x`, and `at` says for each table which measurement a column shows. `curves` are
+   * of `join`. A single run keeps its own columns.
+   */
+  constructor(tables, wanted) {
+    this.own = tables;
+    this.by = chosen(tables, tables.length > 1 ? wanted : '');
+    this.name = AXES[this.by];
+    this.curves = join(tables.map((table) => positions(table, this.by)));
+    if (tables.length > 1) {
+      Object.assign(this, align(tables, this.by));
+      this.tables = tables.map((table, index) => project(table, this.at[index], this.x));
+    } else {
+      Object.assign(this, {x: this.curves.x, at: this.curves.at, tables});
+    }
+  }
+
+  /** The column that is nearest to a position on the axis. */
+  place(position) {
+    return this.x.reduce((best, x, i) => (Math.abs(x - position) < Math.abs(this.x[best] - position) ? i : best), 0);
+  }
+
+  /** The position of a measurement of the first run. */
+  time(column) {
+    return positions(this.own[0], this.by)[column];
+  }
+}
+
 /** Which layers two tables share, and which only one of them has. */
 export function matching(first, second) {
   return {

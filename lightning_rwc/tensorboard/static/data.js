@@ -152,16 +152,6 @@ export function limits(tables, logarithmic) {
   return logarithmic ? [Math.max(low, high / 1e6), high] : [low, high];
 }
 
-export function csv(table, layers) {
-  const cell = (text) => `"${String(text).replaceAll('"', '""')}"`;
-  const head = ['epoch', 'step', ...layers].map(cell).join(',');
-  const rows = table.steps.map((step, column) => {
-    const values = layers.map((layer) => table.row(table.rowOf.get(layer))[column]);
-    return [table.epochs[column] ?? '', step, ...values].join(',');
-  });
-  return [head, ...rows].join('\r\n') + '\r\n';
-}
-
 export function readable(value) {
   if (Number.isFinite(value)) {
     const rounded = Number(value.toPrecision(4));

@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// One line that says what is under the pointer, or what is shown.
+import {add} from './dom.js';
+import {readable} from './data.js';
+
+const shortened = (name) => (name.length > 160 ? `${name.slice(0, 80)}…${name.slice(-80)}` : name);
+
+/** What a cell of `table` says, as parts of a sentence. */
+export function cellText(table, {layer, column}, kind) {
+  const epoch = table.epochs[column];
+  return [
+    kind === 'unit' ? `unit ${shortened(layer)}` : shortened(layer),
+    ...(epoch === null ? [] : [`epoch ${epoch}`]),
+    `step ${table.steps[column]}`,
+    readable(table.row(table.rowOf.get(layer))[column]),
+  ];
+}
+
+/** What the cell of another run at the same time says, or nothing. */
+export function otherText(table, other, axis, {layer, column}, name) {
+  if (!other?.rowOf.has(layer)) return [];
+  const there = other.times(axis).indexOf(table.times(axis)[column]);
+  return there < 0 ? [] : [`${name}: ${readable(other.row(other.rowOf.get(layer))[there])}`];
+}
+
+export const hasCell = (table, cell) => Boolean(cell && table.rowOf.has(cell.layer) && cell.column in table.steps);
+
+export class Readout {
+  constructor(parent) {
+    this.element = add(parent, 'div', {id: 'readout'});
+    this.element.setAttribute('aria-live', 'polite');
+    this.problem = '';
+  }
+
+  /** Say what is wrong, until it is called with ''. */
+  fail(problem) {
+    this.problem = problem;
+    this.element.classList.toggle('error', Boolean(problem));
+  }
+
+  /** Say `parts`, or `otherwise`, or what is wrong, where there are none. */
+  show(parts, otherwise) {
+    this.element.textContent = parts.length ? parts.join(' · ') : this.problem || otherwise;
+  }
+}

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the user has chosen. All of it is in the link.
+
+/** What a link can hold. `time` is a step, or empty for the newest. `layer` is the one whose units are shown. */
+export const DEFAULTS = {
+  run: '',
+  other: '',
+  prefix: '',
+  layer: '',
+  sort: 'depth',
+  filter: '',
+  colour: 'log',
+  axis: 'log',
+  smooth: '0',
+  time: '',
+  pins: '',
+  unitPins: '',
+};
+
+export class Selection {
+  /** @param changed called with the names of what has changed */
+  constructor(state, changed) {
+    this.state = {...DEFAULTS, ...state};
+    this.changed = changed;
+  }
+
+  set(change) {
+    Object.assign(this.state, change);
+    this.changed(Object.keys(change));
+  }
+
+  /** The layer whose units are shown, or null. */
+  get layer() {
+    return this.state.layer || null;
+  }
+
+  get pins() {
+    try {
+      const text = this.state[this.pinned];
+      return text ? JSON.parse(text).filter((name) => typeof name === 'string') : [];
+    } catch {
+      return [];
+    }
+  }
+
+  get pinned() {
+    return this.layer === null ? 'pins' : 'unitPins';
+  }
+
+  /** Pin a row, or release it. */
+  pin(name) {
+    const {pins} = this;
+    const wanted = pins.includes(name) ? pins.filter((one) => one !== name) : [...pins, name];
+    this.set({[this.pinned]: wanted.length ? JSON.stringify(wanted) : ''});
+  }
+
+  /** The column of the selected measurement among `steps`. */
+  column(steps) {
+    const at = this.state.time === '' ? -1 : steps.indexOf(Number(this.state.time));
+    return at >= 0 ? at : steps.length - 1;
+  }
+
+  /** Select a measurement. The newest one stays the newest when the run grows. */
+  select(column, steps) {
+    this.set({time: column >= steps.length - 1 ? '' : String(steps[column])});
+  }
+}

@@ -1,0 +1,59 @@
+// SPDX-License-Identifier: Apache-2.0
+// What the log holds, and the tables that are shown.
+import {closest} from './data.js';
+
+const byNumber = new Intl.Collator('en', {numeric: true}).compare;
+
+/**
+ * What can be chosen of `series`, or null if there is nothing.
+ *
+ * @param state what is chosen: {run, other, prefix, layer}
+ * @returns {runs, tables, opens, state}: names of runs, the series of the run, the layers that have units, and
+ *   `state` with something that is there in place of what is not
+ */
+export function choices(series, {run, other, prefix, layer}) {
+  const ofLayers = series.filter((one) => one.layer === null);
+  const runs = [...new Set(ofLayers.map((one) => one.run))].sort(byNumber);
+  if (!runs.length) return null;
+  if (!runs.includes(run)) run = runs[0];
+  if (!runs.includes(other)) other = '';
+  const here = series.filter((one) => one.run === run);
+  if (!here.some((one) => one.layer === (layer || null))) layer = '';
+  const tables = here.filter((one) => one.layer === (layer || null));
+  if (!tables.some((one) => one.prefix === prefix)) prefix = (closest(tables, prefix) ?? tables[0]).prefix;
+  const openable = here.filter((one) => one.layer !== null && closest([one], prefix));
+  return {runs, tables, opens: new Set(openable.map((one) => one.layer)), state: {run, other, prefix, layer}};
+}
+
+export class Store {
+  /** @param fetched called with run, prefix and layer, for a table */
+  constructor(fetched) {
+    this.fetched = fetched;
+    this.series = [];
+    this.tables = {};
+  }
+
+  /** Fetch the tables of `runs` that are new or have grown. Returns whether any has. */
+  async load(runs, {prefix, layer}) {
+    const wanted = {};
+    for (const run of runs) {
+      const there = (one) => one.run === run && one.prefix === prefix && one.layer === (layer || null);
+      const series = this.series.find(there);
+      if (!series) continue;
+      const key = keyOf(run, {prefix, layer});
+      const known = this.tables[key];
+      wanted[key] =
+        known?.newest === series.newest ? known : {...series, table: await this.fetched(run, prefix, layer)};
+    }
+    const before = this.tables;
+    this.tables = wanted;
+    return Object.keys({...before, ...wanted}).some((key) => before[key] !== wanted[key]);
+  }
+
+  /** The table of a run, or undefined if it is not loaded. */
+  table(run, state) {
+    return this.tables[keyOf(run, state)]?.table;
+  }
+}
+
+const keyOf = (run, {prefix, layer}) => JSON.stringify([run, prefix, layer]);

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: Apache-2.0
+import assert from 'node:assert/strict';
+import {test} from 'node:test';
+import {Store, choices} from '../../../lightning_rwc/tensorboard/static/store.js';
+
+const one = (run, prefix, layer = null, newest = 1) => ({run, prefix, layer, label: prefix, layers: 3, newest});
+const NOTHING = {run: '', other: '', prefix: '', layer: ''};
+
+test('a log without tables has nothing to choose', () => {
+  assert.equal(choices([], NOTHING), null);
+  assert.equal(choices([one('a', 'rwc', 'fc')], NOTHING), null);
+});
+
+test('what is not there is replaced by something that is', () => {
+  const series = [one('b', 'rwc'), one('b', 'rwc_rotation'), one('b', 'rwc', 'fc'), one('b', 'l2', 'own')];
+  const there = choices(series, {run: 'b', other: 'gone', prefix: 'rwc_strength', layer: 'gone'});
+  assert.deepEqual(there.state, {run: 'b', other: '', prefix: 'rwc', layer: ''});
+  assert.deepEqual([...there.opens], ['fc']);
+  assert.deepEqual(there.tables.map(({prefix}) => prefix), ['rwc', 'rwc_rotation']);
+});
+
+test('the tables of an opened layer are those of its units', () => {
+  const series = [one('a', 'rwc'), one('a', 'rwc_still'), one('a', 'rwc', 'fc'), one('a', 'rwc_rotation', 'fc')];
+  const there = choices(series, {...NOTHING, run: 'a', prefix: 'rwc_still', layer: 'fc'});
+  assert.deepEqual(there.state, {run: 'a', other: '', prefix: 'rwc', layer: 'fc'});
+  assert.deepEqual(there.tables.map(({prefix}) => prefix), ['rwc', 'rwc_rotation']);
+});
+
+test('only tables that have grown are fetched again', async () => {
+  const fetched = [];
+  const store = new Store(async (run, prefix) => (fetched.push(run), {run, prefix}));
+  const state = {prefix: 'rwc', layer: ''};
+  store.series = [one('a', 'rwc'), one('b', 'rwc')];
+  assert.equal(await store.load(['a', 'b'], state), true);
+  assert.equal(await store.load(['a', 'b'], state), false);
+  store.series = [one('a', 'rwc', null, 2), one('b', 'rwc')];
+  assert.equal(await store.load(['a', 'b'], state), true);
+  assert.deepEqual(fetched, ['a', 'b', 'a']);
+  assert.deepEqual(store.table('b', state), {run: 'b', prefix: 'rwc'});
+  assert.equal(await store.load(['a', ''], state), true);
+  assert.equal(store.table('b', state), undefined);
+});
