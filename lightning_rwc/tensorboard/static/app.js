@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Wires the parts of the page: what is chosen decides what is loaded, and both decide what is drawn.
+import {Aligned} from './align.js';
 import {valueScale} from './colours.js';
 import {Comparison} from './comparison.js';
 import {Controls} from './controls.js';
-import {arrange, axisOf, closest, fetchSeries, fetchTable, limits} from './data.js';
+import {arrange, closest, fetchSeries, fetchTable, limits} from './data.js';
 import {add} from './dom.js';
 import {emptyPage} from './empty.js';
 import {saveCsv, savePng} from './exports.js';
@@ -14,7 +15,7 @@ import {Panels, rowColour} from './panels.js';
 import {Pins} from './pins.js';
 import {Player} from './playing.js';
 import {poll} from './polling.js';
-import {Readout, cellText, hasCell, otherText} from './readout.js';
+import {Readout, cellText, hasCell} from './readout.js';
 import {DEFAULTS, Selection} from './selection.js';
 import {Store, choices} from './store.js';
 import {followTheme} from './theme.js';
@@ -70,14 +71,15 @@ export class App {
     const on = {
       hover: (cell) => this.hover(cell),
       pin: (layer) => selection.pin(layer),
-      select: (column) => this.select(column),
+      select: (column) => this.selectPlace(column),
       open: (layer) => this.open(layer),
       close: () => this.close(),
       view: () => this.frames.ask('maps'),
     };
     this.map = new Heatmap(maps, this.view, on);
     this.comparison = new Comparison(maps, this.view, on);
-    this.panels = new Panels(side, on);
+    const near = (cell) => cell && {...cell, column: this.aligned.place(this.aligned.curves.x[cell.column])};
+    this.panels = new Panels(side, {...on, hover: (cell) => this.hover(near(cell))});
     this.empty = emptyPage(body);
   }
 
@@ -100,9 +102,14 @@ export class App {
     return this.selection.layer === null ? 'layer' : 'unit';
   }
 
-  /** What the selected run, and the one to compare with, are drawn over. */
-  get axis() {
-    return axisOf([this.table, this.other].filter(Boolean));
+  /** The selected run, and the one to compare with, over the axis that they share. */
+  get aligned() {
+    const tables = [this.table, this.other].filter(Boolean);
+    const known = this.known;
+    const same = known?.own.length === tables.length && tables.every((table, index) => table === known.own[index]);
+    if (!same || this.knownBy !== this.state.by) this.known = new Aligned(tables, this.state.by);
+    this.knownBy = this.state.by;
+    return this.known;
   }
 
   get column() {
@@ -123,6 +130,12 @@ export class App {
 
   select(column) {
     this.selection.select(column, this.table.steps);
+  }
+
+  /** Select the measurement that a column of the maps shows. */
+  selectPlace(place) {
+    const column = this.aligned.at[0][place];
+    if (column >= 0) this.select(column);
   }
 
   hover(cell) {
@@ -182,12 +195,13 @@ export class App {
   }
 
   drawAll() {
-    const {state, table, other, axis, kind} = this;
+    const {state, table, other, kind, aligned} = this;
     if (!table) return;
+    const {name: axis} = aligned;
     const {layers, error} = arrange(table, kind === 'unit' ? {...state, filter: ''} : state);
     this.layers = layers;
     const {linear, steps, signed, share} = table;
-    this.controls.show({state, kind, error, linear, column: this.column, columns: steps.length});
+    this.controls.show({state, kind, error, linear, column: this.column, columns: steps.length, aligned});
     this.path.hidden = kind === 'layer';
     const part = table.layers.length < table.of ? ` (${table.layers.length} of ${table.of}, evenly spaced)` : '';
     this.opened.textContent = `Units of ${state.layer.slice(0, 200)}${part}`;
@@ -200,14 +214,13 @@ export class App {
     const shape = {axis, scale, dark: this.dark, height, row: kind};
     const opens = kind === 'unit' ? new Set() : this.opens;
     const title = kind === 'unit' ? `${state.run}, units of ${state.layer}` : state.run;
-    this.map.show({...shape, table, layers, opens, title, names: true});
-    if (other) this.comparison.show({table, other, layers, shape, title: state.other, logarithmic});
+    this.map.show({...shape, table: aligned.tables[0], layers, opens, title, names: true});
+    if (other) this.comparison.show(aligned.tables, [state.run, state.other], layers, shape);
     else this.comparison.hide();
 
-    const runs = [{name: state.run, table}, ...(other ? [{name: state.other, table: other}] : [])];
-    this.panels.show(runs, {
+    this.panels.show([state.run, ...(other ? [state.other] : [])], {
       kind,
-      axis,
+      aligned,
       layers,
       pins: this.selection.pins,
       column: this.column,
@@ -229,19 +242,21 @@ export class App {
     if (!table) return;
     const hover = this.hovered?.layer;
     const {pins} = this.selection;
-    for (const map of this.maps) map.mark({hover, pins, column: map === this.map ? column : -1});
+    const at = this.aligned.time(column);
+    for (const map of this.maps) map.mark({hover, pins, column: this.aligned.place(at)});
     const depth = hover === undefined ? null : table.rowOf.get(hover);
-    this.panels.mark({hover, pins, at: table.times(this.axis)[column], depth});
+    this.panels.mark({hover, pins, at, depth});
   }
 
   describe() {
-    const {table, hovered, kind, state} = this;
+    const {table, hovered, kind} = this;
     if (!table) return this.readout.show([], '');
-    const there = hasCell(table, hovered);
+    const [shown] = this.aligned.tables;
+    const there = hasCell(shown, hovered);
     const parts = there
       ? [
-          ...cellText(table, hovered, kind),
-          ...otherText(table, this.other, this.axis, hovered, state.other),
+          ...cellText(shown, hovered, kind),
+          ...this.comparison.words(hovered),
           ...(kind === 'layer' && this.opens.has(hovered.layer) ? ['its units: click ▸ or press U'] : []),
         ]
       : [];

@@ -9,6 +9,7 @@ const VIRIDIS = channels(
 const PUOR = channels(
   '#7f3b08 #aa5306 #d0730f #ef9e3c #fdc57f #fde4c0 #f6f6f7 #dddfed #bfbbda #988dbe #70589f #4d207d #2d004b',
 );
+const RATIOS = [[0.1, '÷10'], [1 / 3, '÷3'], [1, '='], [3, '×3'], [10, '×10']];
 const ZERO = [190, 190, 190];
 const INFINITE = [240, 59, 32];
 
@@ -44,6 +45,14 @@ export function paint(scale, value) {
   if (!Number.isFinite(value)) return INFINITE;
   if (scale.logarithmic && value <= 0) return ZERO;
   return mix(scale.stops, scale.share(value));
+}
+
+/** The scale of ratios, from ÷10 to ×10; or of differences, if there is a `reach`. */
+export function differenceScale(reach, ticks = RATIOS) {
+  if (reach !== null) return {...valueScale([-reach, reach], {signed: true}), signed: true};
+  const [[low], [high]] = [ticks[0], ticks[ticks.length - 1]];
+  const share = (value) => Math.log(value / low) / Math.log(high / low);
+  return {low, high, logarithmic: true, share, stops: PUOR, ticks};
 }
 
 export const barColour = (scale, share) => css(mix(scale.stops, share));

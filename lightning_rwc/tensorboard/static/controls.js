@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The form above the map. It shows what is chosen and says what the user chooses.
+import {AXES, possible} from './align.js';
 import {add, fill} from './dom.js';
 
 const SORTS = {
@@ -22,6 +23,7 @@ export class Controls {
     this.fields = {};
     this.choice('run', 'run', []);
     this.choice('other', 'compare with', []);
+    this.choice('by', 'align by', []);
     this.choice('prefix', 'quantity', []);
     this.choice('layer', 'layer', [], (layer) => on.open(layer));
     this.choice('sort', 'rows', SORTS.layer);
@@ -79,11 +81,14 @@ export class Controls {
   /**
    * Show what is drawn.
    *
-   * @param drawn {state, kind, error, linear, column, columns}: what a row is, 'layer' or 'unit', what is wrong with
-   *   the filter, whether scales are linear whatever the user chooses, and the selected column of how many
+   * @param drawn {state, kind, error, linear, column, columns, aligned}: what a row is, 'layer' or 'unit', what is wrong with
+   *   the filter, whether scales are linear whatever the user chooses, and the selected column of how many,
+   *   and the axis of align.js
    */
-  show({state, kind, error, linear, column, columns}) {
-    const {sort, filter, colour, axis, time} = this.fields;
+  show({state, kind, error, linear, column, columns, aligned}) {
+    const {by, sort, filter, colour, axis, time} = this.fields;
+    fill(by, possible(aligned.own).map((one) => [one, AXES[one]]), aligned.by);
+    by.parentElement.hidden = aligned.own.length < 2;
     fill(sort, SORTS[kind], state.sort);
     filter.parentElement.hidden = kind === 'unit';
     filter.setCustomValidity(error);

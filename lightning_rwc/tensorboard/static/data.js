@@ -38,44 +38,11 @@ export class Table {
     return this.signed || this.share;
   }
 
-  /** Whether no epoch has two measurements. */
-  get hasEpochs() {
-    return this.epochs.every((epoch, i) => epoch !== null && (i === 0 || epoch > this.epochs[i - 1]));
-  }
-
-  /** The epoch or step of each measurement; `axis` is of `axisOf`. */
+  /** The epoch or step of each measurement; `axis` is a name of align.js. */
   times(axis) {
     return axis === 'epoch' ? this.epochs : this.steps;
   }
-
-  /** The log₁₀ of the ratio of this table to another, or their difference, at the layers and times of both. */
-  against(other, axis, logarithmic) {
-    const common = this.layers.filter((layer) => other.rowOf.has(layer));
-    const at = new Map(other.times(axis).map((time, index) => [time, index]));
-    let columns = this.times(axis)
-      .map((time, index) => [index, at.get(time)])
-      .filter(([, there]) => there !== undefined);
-    // If the runs were never measured at the same time, compare their measurements one by one.
-    if (!columns.length) columns = this.steps.slice(0, other.steps.length).map((_, index) => [index, index]);
-    const result = Object.create(Table.prototype);
-    result.layers = common;
-    result.rowOf = new Map(common.map((layer, row) => [layer, row]));
-    result.steps = columns.map(([here]) => this.steps[here]);
-    result.epochs = columns.map(([here]) => this.epochs[here]);
-    result.values = new Float32Array(common.length * columns.length);
-    common.forEach((layer, row) => {
-      const [a, b] = [this.row(this.rowOf.get(layer)), other.row(other.rowOf.get(layer))];
-      columns.forEach(([here, there], column) => {
-        const value = logarithmic ? Math.log10(a[here] / b[there]) : a[here] - b[there];
-        result.values[row * columns.length + column] = value;
-      });
-    });
-    return result;
-  }
 }
-
-/** What tables are drawn over: 'epoch' where none has two measurements in an epoch, else 'step'. */
-export const axisOf = (tables) => (tables.every((table) => table.hasEpochs) ? 'epoch' : 'step');
 
 /** The layers to show, from top to bottom. */
 export function arrange(table, {sort, filter}) {

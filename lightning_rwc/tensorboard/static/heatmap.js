@@ -136,7 +136,7 @@ export class Heatmap {
     const end = Math.min(span.right, values.length);
     for (let column = Math.ceil(span.left / every) * every; column < end; column += every) {
       const x = box.left + (column + 0.5 - span.left) * columnWidth;
-      if (x < box.left + box.width) context.fillText(String(values[column]), x, box.top + box.height + 9);
+      if (x < box.left + box.width) context.fillText(readable(values[column]), x, box.top + box.height + 9);
     }
     context.fillText(this.axis, box.left + box.width / 2, box.top + box.height + 25);
   }
@@ -150,9 +150,9 @@ export class Heatmap {
     }
     context.fillStyle = text;
     context.textAlign = 'left';
-    for (const value of ticks(scale)) {
+    for (const [value, word] of scale.ticks ?? ticks(scale).map((value) => [value, readable(value)])) {
       const y = box.top + (1 - scale.share(value)) * box.height;
-      context.fillText(readable(value), left + 13, Math.min(Math.max(y, box.top + 6), box.top + box.height - 6));
+      context.fillText(word, left + 13, Math.min(Math.max(y, box.top + 6), box.top + box.height - 6));
     }
   }
 

@@ -2,9 +2,10 @@
 // The charts beside the heatmap: curves, the depth profile and the depth correlation.
 import {LineChart} from './charts.js';
 import {depthColour} from './colours.js';
-import {depthCorrelation, smooth} from './data.js';
+import {depthCorrelation, readable, smooth} from './data.js';
 
 const MOST_POINTS = 300_000;
+const DASH = [5, 4];
 
 export class Panels {
   /** @param on what charts call: `hover` and `pin` */
@@ -17,60 +18,68 @@ export class Panels {
   /**
    * Draw all charts.
    *
-   * @param runs [{name, table}]: the selected run, and perhaps a second one
-   * @param shape {kind, axis, layers, pins, column, logarithmic, weight, height, dark}
+   * @param names of the selected run, and perhaps of a second one
+   * @param shape {kind, aligned, layers, pins, column, logarithmic, weight, height, dark}; `aligned` is of align.js
    */
-  show(runs, shape) {
-    const [{table}] = runs;
-    const {kind, axis, column, dark, height} = shape;
-    const x = table.times(axis);
+  show(names, shape) {
+    const {kind, aligned, column, dark, height} = shape;
+    const {own, name: axis, curves} = aligned;
+    const [table] = own;
     const range = table.share ? [-0.02, 1.02] : undefined;
     const colours = [depthColour(1, 3, dark), dark ? '#fdb863' : '#d0730f'];
     const lines = (values) =>
-      runs.map((one, index) => ({name: one.name, values: values(one.table), colour: colours[index], width: 1.5}));
-    this.showCurves(table, {...shape, range});
+      own.map((one, index) => ({name: names[index], values: values(one, index), colour: colours[index], width: 1.5}));
+    this.showCurves(names, {...shape, range});
     const small = Math.max(height * 0.55, 150);
-    this.showProfile(x[column], lines, {...shape, table, x, range, height: small});
+    this.showProfile(aligned.time(column), lines, {...shape, table, range, height: small});
     this.correlation.figure.hidden = kind === 'unit';
     if (kind === 'unit') return;
-    const rho = lines((one) => {
-      const times = one.times(axis);
-      const at = new Map(one.steps.map((_, index) => [times[index], depthCorrelation(one.column(index))]));
-      return x.map((time) => at.get(time) ?? NaN);
+    const rho = lines((one, index) => {
+      const all = one.steps.map((_, place) => depthCorrelation(one.column(place)));
+      return spread(all, curves.at[index]);
     });
     this.correlation.title("depth correlation: Spearman's ρ between depth and value", rho.length > 1 ? rho : []);
     const describe = `depth correlation over ${axis}`;
-    this.correlation.show(x, rho, {height: small, xName: axis, range: [-1, 1], describe});
+    this.correlation.show(curves.x, rho, {height: small, xName: axis, range: [-1, 1], describe});
   }
 
-  showCurves(table, {kind, axis, layers, pins, logarithmic, weight, height, dark, range}) {
-    const x = table.times(axis);
+  showCurves(names, {kind, aligned, layers, pins, logarithmic, weight, height, dark, range}) {
+    const {own, name: axis, curves} = aligned;
+    const [table, other] = own;
     // Evenly spaced ones, if all would take seconds.
-    const every = Math.ceil((layers.length * x.length) / MOST_POINTS);
+    const every = Math.ceil((layers.length * curves.x.length * own.length) / MOST_POINTS);
     const drawn = layers.filter((layer, row) => row % every === 0 || pins.includes(layer));
-    const curves = drawn.map((layer) => ({
-      name: layer,
-      values: smooth(table.row(table.rowOf.get(layer)), weight),
-      colour: rowColour(layer, table, kind, dark),
-      width: drawn.length > 60 ? 0.7 : 1.2,
-    }));
+    const width = drawn.length > 60 ? 0.7 : 1.2;
+    const lines = own.flatMap((one, index) =>
+      drawn
+        .filter((layer) => one.rowOf.has(layer))
+        .map((layer) => ({
+          name: layer,
+          values: spread(smooth(one.row(one.rowOf.get(layer)), weight), curves.at[index]),
+          colour: rowColour(layer, table, kind, dark),
+          width,
+          dash: index ? DASH : undefined,
+        })),
+    );
     const some = drawn.length < layers.length ? ` (${drawn.length} of ${layers.length} curves)` : '';
-    this.curves.title(`${table.label}, coloured by ${kind === 'unit' ? 'activity' : 'depth'}${some}`);
-    const describe = `curves of ${drawn.length} ${kind}s over ${axis}`;
-    this.curves.show(x, curves, {height, xName: axis, logarithmic, range, describe});
+    const runs = other ? `: ${names[0].slice(0, 100)} ──, ${names[1].slice(0, 100)} ╌╌` : '';
+    this.curves.title(`${table.label}, coloured by ${kind === 'unit' ? 'activity' : 'depth'}${some}${runs}`);
+    const describe = `curves of ${drawn.length} ${kind}s over ${axis}${other ? ', the second run dashed' : ''}`;
+    this.curves.show(curves.x, lines, {height, xName: axis, logarithmic, range, describe});
   }
 
-  showProfile(time, lines, {kind, table, axis, column, x, logarithmic, range, height}) {
+  showProfile(time, lines, {kind, aligned, table, column, logarithmic, range, height}) {
+    const {name: axis, at} = aligned;
     const depths = table.layers.map((_, row) => row);
     const profiles = lines((one) => {
       if (one === table) return table.column(column);
-      const at = one.times(axis).findLastIndex((there) => there <= x[column]);
-      const values = one.column(Math.max(at, 0));
+      const there = at[1][aligned.place(time)];
+      const values = there < 0 ? [] : one.column(there);
       return table.layers.map((layer) => values[one.rowOf.get(layer)] ?? NaN);
     }).map((line) => ({...line, points: depths.length <= 300}));
     const order = kind === 'unit' ? 'rank, most active first' : 'depth';
-    const describe = `value of each ${kind} by ${order} at ${axis} ${time}`;
-    const title = `${kind === 'unit' ? 'units' : 'depth profile'} at ${axis} ${time}`;
+    const describe = `value of each ${kind} by ${order} at ${axis} ${readable(time)}`;
+    const title = `${kind === 'unit' ? 'units' : 'depth profile'} at ${axis} ${readable(time)}`;
     this.profile.title(title, profiles.length > 1 ? profiles : []);
     this.profile.show(depths, profiles, {height, xName: order, logarithmic, range, describe});
   }
@@ -82,6 +91,9 @@ export class Panels {
     this.correlation.mark({at});
   }
 }
+
+/** Values at the places that `at` says; undefined elsewhere. */
+const spread = (values, at) => Array.from(at, (index) => (index < 0 ? undefined : values[index]));
 
 /** The colour of the curve of a layer by its depth, or of a unit by its activity: the most active one is bright. */
 export function rowColour(name, table, kind, dark) {

@@ -7,20 +7,15 @@ const shortened = (name) => (name.length > 160 ? `${name.slice(0, 80)}…${name.
 
 /** What a cell of `table` says, as parts of a sentence. */
 export function cellText(table, {layer, column}, kind) {
+  const name = kind === 'unit' ? `unit ${shortened(layer)}` : shortened(layer);
   const epoch = table.epochs[column];
+  if (table.steps[column] === null) return [name, 'not measured'];
   return [
-    kind === 'unit' ? `unit ${shortened(layer)}` : shortened(layer),
+    name,
     ...(epoch === null ? [] : [`epoch ${epoch}`]),
     `step ${table.steps[column]}`,
     readable(table.row(table.rowOf.get(layer))[column]),
   ];
-}
-
-/** What the cell of another run at the same time says, or nothing. */
-export function otherText(table, other, axis, {layer, column}, name) {
-  if (!other?.rowOf.has(layer)) return [];
-  const there = other.times(axis).indexOf(table.times(axis)[column]);
-  return there < 0 ? [] : [`${name}: ${readable(other.row(other.rowOf.get(layer))[there])}`];
 }
 
 export const hasCell = (table, cell) => Boolean(cell && table.rowOf.has(cell.layer) && cell.column in table.steps);

@@ -5,6 +5,7 @@
 export const DEFAULTS = {
   run: '',
   other: '',
+  by: '',
   prefix: '',
   layer: '',
   sort: 'depth',
