@@ -23,7 +23,9 @@ from lightning_rwc.tensorboard.series import as_table, as_unit_table
 # Only these files are served. No path is ever made from a request.
 _SCRIPTS = (
     "align",
+    "all_runs",
     "app",
+    "cells",
     "charts",
     "colours",
     "comparison",

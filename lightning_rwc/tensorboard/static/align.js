@@ -1,12 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Several runs over one x axis. Nothing here knows the page.
+import {CODES} from './cells.js';
 
 /** What runs can be aligned by, and how the axis is called. */
 export const AXES = {epoch: 'epoch', step: 'step', share: 'share of the run (%)'};
 const MOST_COLUMNS = 1000;
 const ROUNDING = 1e-9;
-/** The code of a cell that was not measured. */
-const MISSING = 1;
 
 const oneAnEpoch = ({epochs}) => epochs.every((epoch, i) => epoch !== null && (i === 0 || epoch > epochs[i - 1]));
 
@@ -43,26 +42,33 @@ export function align(tables, by, most = MOST_COLUMNS) {
 }
 
 /**
- * A table with one column for each of `x`; `at` is of `align`. Its `steps` and `epochs` are those of the measurement that
- * a column shows, or null, and its `times` are `x`.
+ * A table with one column for each of `x` and one row for each of `layers`, whether it has them or not; `at` is of
+ * `align`. Its `steps` and `epochs` are those of the measurement that a column shows, or null, and its `times` are `x`.
  */
-export function project(table, at, x) {
+export function project(table, at, x, layers = table.layers) {
   const {length} = table.steps;
-  const [count, columns] = [table.layers.length, x.length];
-  const values = new Float32Array(count * columns).fill(NaN);
-  const cells = new Uint8Array(count * columns).fill(MISSING);
-  at.forEach((column, place) => {
-    if (column < 0) return;
-    for (let row = 0; row < count; row++) {
-      const index = row * length + column;
-      values[row * columns + place] = table.values[index];
-      cells[row * columns + place] = table.cells?.[index] ?? 0;
-    }
+  const values = new Float32Array(layers.length * x.length).fill(NaN);
+  const codes = new Uint8Array(values.length).fill(CODES.missing);
+  layers.forEach((layer, row) => {
+    if (!table.rowOf.has(layer)) return;
+    const [to, from] = [row * x.length, table.rowOf.get(layer) * length];
+    at.forEach((column, place) => {
+      if (column < 0) return;
+      values[to + place] = table.values[from + column];
+      codes[to + place] = table.codes[from + column];
+    });
   });
   const shown = (list) => list && Array.from(at, (column) => (column < 0 ? null : list[column]));
   const [steps, epochs, spans] = [table.steps, table.epochs, table.spans].map(shown);
-  return Object.assign(Object.create(table), {steps, epochs, spans, values, cells, times: () => x});
+  const columns = {steps, epochs, spans, values, codes, times: () => x};
+  return Object.assign(Object.create(table), columns, layers === table.layers ? {} : named(layers));
 }
+
+/** What a table knows of its rows if all that is known of them is their names. */
+export const named = (layers) => {
+  const rowOf = new Map(layers.map((layer, row) => [layer, row]));
+  return {layers, rowOf, of: layers.length, short: null, blocks: null, shapes: {}};
+};
 
 /**
  * All positions of several lists, for curves.
@@ -78,7 +84,7 @@ export function join(lists) {
   return {x, at};
 }
 
-/** One run, or two, over one axis. */
+/** One run, or two, over one axis and with the rows of the first one. */
 export class Aligned {
   /**
    * `tables` have a column for each of `x`, and `at` says for each table which measurement a column shows. `curves` are
@@ -91,7 +97,9 @@ export class Aligned {
     this.curves = join(tables.map((table) => positions(table, this.by)));
     if (tables.length > 1) {
       Object.assign(this, align(tables, this.by));
-      this.tables = tables.map((table, index) => project(table, this.at[index], this.x));
+      const [{layers, short, blocks, shapes}] = tables;
+      const rows = {short, blocks, shapes};
+      this.tables = tables.map((table, index) => Object.assign(project(table, this.at[index], this.x, layers), rows));
     } else {
       Object.assign(this, {x: this.curves.x, at: this.curves.at, tables});
     }

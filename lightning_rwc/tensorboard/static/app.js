@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Wires the parts of the page: what is chosen decides what is loaded, and both decide what is drawn.
 import {Aligned} from './align.js';
+import {AllRuns} from './all_runs.js';
 import {valueScale} from './colours.js';
 import {Comparison} from './comparison.js';
 import {Controls} from './controls.js';
-import {arrange, closest, fetchSeries, fetchTable, limits} from './data.js';
+import {arrange, closest, fetchScalars, fetchSeries, fetchTable, limits} from './data.js';
 import {add} from './dom.js';
 import {emptyPage} from './empty.js';
 import {saveCsv, savePng} from './exports.js';
@@ -19,6 +20,9 @@ import {Readout, cellText, hasCell} from './readout.js';
 import {DEFAULTS, Selection} from './selection.js';
 import {Store, choices} from './store.js';
 import {followTheme} from './theme.js';
+
+/** What is loaded anew when it is chosen anew. */
+const LOADED = ['run', 'other', 'prefix', 'layer', 'view', 'runs', 'group', 'scalar', 'order'];
 
 export class App {
   constructor(body) {
@@ -80,6 +84,10 @@ export class App {
     this.comparison = new Comparison(maps, this.view, on);
     const near = (cell) => cell && {...cell, column: this.aligned.place(this.aligned.curves.x[cell.column])};
     this.panels = new Panels(side, {...on, hover: (cell) => this.hover(near(cell))});
+    this.allRuns = new AllRuns(body, this.store, fetchScalars, {
+      set: (change) => selection.set(change),
+      say: (parts) => this.readout.show(parts, ''),
+    });
     this.empty = emptyPage(body);
   }
 
@@ -122,7 +130,7 @@ export class App {
 
   changed(names) {
     writeLink(this.state, DEFAULTS);
-    if (['run', 'other', 'prefix', 'layer'].some((name) => names.includes(name))) {
+    if (LOADED.some((name) => names.includes(name))) {
       this.load().catch((error) => this.fail(error.message));
     }
     this.frames.ask('all');
@@ -176,12 +184,17 @@ export class App {
   async load() {
     const there = choices(this.store.series, this.state);
     this.empty.hidden = there !== null;
-    this.main.hidden = this.controls.hidden = there === null;
+    const all = this.state.view === 'all';
+    this.controls.hidden = there === null;
+    this.main.hidden = there === null || all;
+    this.allRuns.section.hidden = there === null || !all;
     if (!there) return;
     Object.assign(this.state, there.state);
     this.opens = there.opens;
-    this.controls.offer(there);
-    if (await this.store.load([this.state.run, this.state.other], {...this.state})) this.frames.ask('all');
+    this.controls.offer({...there, state: this.state});
+    if (all) {
+      if (await this.allRuns.load({...this.state})) this.frames.ask('all');
+    } else if (await this.store.load([this.state.run, this.state.other], {...this.state})) this.frames.ask('all');
   }
 
   // What is drawn.
@@ -195,6 +208,26 @@ export class App {
   }
 
   drawAll() {
+    if (this.state.view === 'all') this.drawAllRuns();
+    else this.drawRun();
+    performance.mark('rwc drawn');
+  }
+
+  drawAllRuns() {
+    const {state} = this;
+    const logarithmic = state.colour === 'log';
+    this.allRuns.show(state, {
+      by: state.by,
+      keep: (layers) => arrange({layers}, state).layers,
+      scaleOf: (tables) => valueScale(limits(tables, logarithmic), {...tables[0], logarithmic}),
+    });
+    const {tables, by} = this.allRuns.maps.axis;
+    this.controls.showAll(tables, by);
+    this.path.hidden = this.pinList.element.hidden = true;
+    this.readout.show([], '');
+  }
+
+  drawRun() {
     const {state, table, other, kind, aligned} = this;
     if (!table) return;
     const {name: axis} = aligned;
@@ -203,6 +236,7 @@ export class App {
     const {linear, steps, signed, share} = table;
     this.controls.show({state, kind, error, linear, column: this.column, columns: steps.length, aligned});
     this.path.hidden = kind === 'layer';
+    this.pinList.element.hidden = false;
     const part = table.layers.length < table.of ? ` (${table.layers.length} of ${table.of}, evenly spaced)` : '';
     this.opened.textContent = `Units of ${state.layer.slice(0, 200)}${part}`;
     this.main.classList.toggle('two', Boolean(other));
@@ -215,7 +249,7 @@ export class App {
     const opens = kind === 'unit' ? new Set() : this.opens;
     const title = kind === 'unit' ? `${state.run}, units of ${state.layer}` : state.run;
     this.map.show({...shape, table: aligned.tables[0], layers, opens, title, names: true});
-    if (other) this.comparison.show(aligned.tables, [state.run, state.other], layers, shape);
+    if (other) this.comparison.show(aligned, [state.run, state.other], layers, shape);
     else this.comparison.hide();
 
     this.panels.show([state.run, ...(other ? [state.other] : [])], {
@@ -233,7 +267,6 @@ export class App {
     this.pinList.show(pinned, (layer) => rowColour(layer, table, kind, this.dark));
     this.mark();
     this.describe();
-    performance.mark('rwc drawn');
   }
 
   /** What follows the pointer; cheap for any number of layers. */

@@ -31,13 +31,13 @@ export class Comparison {
   /**
    * Draw two runs and their difference.
    *
-   * @param tables both runs over the same columns
+   * @param aligned both runs, of align.js
    * @param names of the runs
    * @param shape what the heatmap of the first run is drawn with: {axis, scale, dark, height, row}
    */
-  show([table, other], [name, otherName], layers, shape) {
+  show({tables: [table, other], own}, [name, otherName], layers, shape) {
     for (const shown of [this.matching, ...this.maps.map((map) => map.figure)]) shown.hidden = false;
-    this.showMatching(matching(table, other), name, otherName, shape.row);
+    this.showMatching(matching(...own), name, otherName, shape.row);
     this.otherMap.show({...shape, table: other, layers, title: otherName, names: false});
     Object.assign(this, {table: difference(table, other), other, name: otherName});
     this.differenceMap.show({
@@ -68,7 +68,7 @@ export class Comparison {
   /** What the second run has at a cell of the first, and how they differ, in parts. */
   words({layer, column}) {
     const {table, other, name} = this;
-    if (!table?.rowOf.has(layer)) return [];
+    if (!table) return [];
     const [step, epoch] = [other.steps[column], other.epochs[column]];
     if (step === null) return [`${name}: not measured`];
     const value = readable(other.row(other.rowOf.get(layer))[column]);

@@ -7,6 +7,8 @@ const SORTS = {
   layer: [['depth', 'as defined'], ['value', 'by last value'], ['name', 'by name']],
   unit: [['depth', 'most active first'], ['value', 'by last value'], ['name', 'by number']],
 };
+/** What the view of all runs does not need. */
+const OF_ONE_RUN = ['run', 'other', 'layer', 'axis', 'smooth', 'time', 'play', 'PNG', 'CSV'];
 const SCALES = [['log', 'logarithmic'], ['linear', 'linear']];
 
 export class Controls {
@@ -21,6 +23,7 @@ export class Controls {
     this.form = add(parent, 'form');
     this.form.addEventListener('submit', (event) => event.preventDefault());
     this.fields = {};
+    this.choice('view', 'view', [['', 'one run'], ['all', 'all runs']], (view) => on.set({view, layer: ''}));
     this.choice('run', 'run', []);
     this.choice('other', 'compare with', []);
     this.choice('by', 'align by', []);
@@ -39,6 +42,7 @@ export class Controls {
       button.addEventListener('click', act);
       this.fields[name] = button;
     }
+    for (const name of OF_ONE_RUN) (this.fields[name].closest('label') ?? this.fields[name]).classList.add('one');
   }
 
   choice(name, label, options, act = (value) => this.on.set({[name]: value})) {
@@ -70,12 +74,24 @@ export class Controls {
   /** Show what can be chosen: {runs, tables, opens, state} of store.js. */
   offer({runs, tables, opens, state}) {
     const names = runs.map((run) => [run, run]);
+    this.fields.view.value = state.view;
     fill(this.fields.run, names, state.run);
     fill(this.fields.other, [['', 'none'], ...names.filter(([run]) => run !== state.run)], state.other);
     fill(this.fields.prefix, tables.map(({prefix, label}) => [prefix, `${prefix}: ${label}`]), state.prefix);
     const opened = [...opens].map((name) => [name, `units of ${name}`]);
     fill(this.fields.layer, [['', 'all layers'], ...opened], state.layer);
     this.fields.layer.parentElement.hidden = !opened.length;
+  }
+
+  /** Show that all runs are drawn, aligned as `by` says. */
+  showAll(tables, by) {
+    this.form.classList.add('all');
+    this.alignments(tables, by);
+    this.fields.by.parentElement.hidden = false;
+  }
+
+  alignments(tables, by) {
+    fill(this.fields.by, possible(tables).map((one) => [one, AXES[one]]), by);
   }
 
   /**
@@ -86,8 +102,9 @@ export class Controls {
    *   and the axis of align.js
    */
   show({state, kind, error, linear, column, columns, aligned}) {
+    this.form.classList.remove('all');
     const {by, sort, filter, colour, axis, time} = this.fields;
-    fill(by, possible(aligned.own).map((one) => [one, AXES[one]]), aligned.by);
+    this.alignments(aligned.own, aligned.by);
     by.parentElement.hidden = aligned.own.length < 2;
     fill(sort, SORTS[kind], state.sort);
     filter.parentElement.hidden = kind === 'unit';

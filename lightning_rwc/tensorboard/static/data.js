@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tables from the server, and everything that is computed from them. Nothing here knows the page.
+import {guess} from './cells.js';
 
 async function get(route, parameters = {}) {
   const response = await fetch(`./${route}?${new URLSearchParams(parameters)}`);
@@ -14,6 +15,9 @@ export const fetchSeries = async () => (await get('runs')).series;
 export const fetchTable = async (run, prefix, layer) =>
   new Table(await get('table', {run, prefix, ...(layer ? {layer} : {})}));
 
+/** The tags of scalars that several runs have; or the last value of `tag` in each run. */
+export const fetchScalars = (tag) => get('scalars', tag === undefined ? {} : {tag});
+
 export class Table {
   /** `of` is how many units the layer has, some of which may have been left out. */
   constructor({label, signed, share, layers, of, steps, epochs, values}) {
@@ -21,6 +25,7 @@ export class Table {
     const bytes = Uint8Array.from(atob(values), (letter) => letter.charCodeAt(0));
     const view = new DataView(bytes.buffer);
     this.values = Float32Array.from({length: bytes.length / 4}, (_, index) => view.getFloat32(4 * index, true));
+    this.codes = guess(this.values, this.linear);
     this.rowOf = new Map(layers.map((layer, row) => [layer, row]));
   }
 

@@ -1,68 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // Many runs at once: a small heatmap of each, all on one scale, over one x axis, and with the same rows.
-import {AXES, align, project} from './align.js';
-import {barColour} from './colours.js';
+import {align, chosen, project} from './align.js';
+import {CODES} from './cells.js';
+import {barColour, paint} from './colours.js';
 import {readable} from './data.js';
-import {add, fill} from './dom.js';
-import {commonPath, filtered, grouped, mean, rowsOf, sorted, together} from './sweep.js';
+import {add} from './dom.js';
+import {commonPath, mean, rowsOf, together} from './sweep.js';
 
-const ORDERS = [['name', 'name'], ['newest', 'newest first'], ['lowest', 'lowest first'], ['highest', 'highest first']];
-const MOST_MAPS = 100;
 const MOST_COLUMNS = 400;
 
 export class SmallMaps {
   /**
-   * @param on.set called with {name: value}, of the state
-   * @param on.open called with the name of a run
+   * @param on.open called with a group
    * @param on.say called with what is under the pointer, in parts, or with []
    */
-  constructor(parent, state, on) {
+  constructor(parent, on) {
     this.on = on;
-    this.section = add(parent, 'section', {id: 'sweep', hidden: true});
-    const form = add(this.section, 'form');
-    form.addEventListener('submit', (event) => event.preventDefault());
-    const field = (name, label, tag, properties = {}) => {
-      const wrap = add(form, 'label');
-      wrap.append(label);
-      return add(wrap, tag, {name, ...properties});
-    };
-    this.names = field('runs', 'runs (regular expression)', 'input', {type: 'search', value: state.runs});
-    this.group = field('group', 'group runs that differ in *', 'input', {
-      type: 'search',
-      value: state.group,
-      placeholder: 'seed_*',
-    });
-    this.scalar = field('scalar', 'scalar', 'select');
-    this.order = field('order', 'order', 'select');
-    for (const input of [this.names, this.group]) {
-      input.addEventListener('input', () => on.set({[input.name]: input.value}));
-    }
-    this.order.addEventListener('change', () => on.set({order: this.order.value}));
-    // Whoever chooses a scalar wants to sort by it.
-    this.scalar.addEventListener('change', () =>
-      on.set({scalar: this.scalar.value, order: this.scalar.value ? 'lowest' : 'name'}));
-    this.line = add(this.section, 'p', {id: 'sweepLine'});
-    this.bar = add(this.section, 'div', {id: 'sweepBar'});
-    this.grid = add(this.section, 'div', {id: 'smallMaps'});
+    this.line = add(parent, 'p', {id: 'sweepLine'});
+    this.bar = add(parent, 'div', {id: 'sweepBar'});
+    this.grid = add(parent, 'div', {id: 'smallMaps'});
     this.maps = [];
-  }
-
-  get hidden() {
-    return this.section.hidden;
-  }
-
-  set hidden(hidden) {
-    this.section.hidden = hidden;
-  }
-
-  /** Show what can be chosen: `tags` of scalars, and whether the expression is `broken`. */
-  offer({state, tags, broken}) {
-    fill(this.scalar, [['', 'none'], ...tags.map((tag) => [tag, tag])], state.scalar);
-    fill(this.order, state.scalar ? ORDERS : ORDERS.slice(0, 2), state.order);
-    for (const input of [this.names, this.group]) {
-      if (document.activeElement !== input) input.value = state[input.name];
-    }
-    this.names.setAttribute('aria-invalid', String(broken));
   }
 
   /**
@@ -70,9 +27,8 @@ export class SmallMaps {
    *
    * @param groups [{name, runs}] in order
    * @param tableOf the table of a run, or undefined while it is not there
-   * @param shape {by, keep, scaleOf, paint, dark, label, scalar, values, left}: what to align by, which of some layers
-   *   are shown, the scale for some tables, how to paint cells, the name of the quantity, the chosen scalar with its
-   *   values, and how many runs are left out
+   * @param shape {by, keep, scaleOf, codes, scalar, values, left}: what to align by, which of some layers are
+   *   shown, the scale for some tables, the chosen scalar with its values, and how many runs are left out
    */
   show(groups, tableOf, shape) {
     const found = groups
@@ -84,12 +40,14 @@ export class SmallMaps {
     const kept = new Map([...new Set(families)].map((rows) => [rows, shape.keep(rows)]));
     const path = commonPath(found.map(({name}) => name));
     const scale = shape.scaleOf(all);
+    this.axis = {tables: all, by: axis.by};
     let run = 0;
     const drawn = found.map((group) => {
-      const [from, to] = [run, (run += group.tables.length)];
-      const tables = group.tables.map((table, index) => project(table, axis.at[from + index], axis.x));
-      const rows = kept.get(families.slice(from, to).reduce((one, two) => (two.length > one.length ? two : one)));
-      const table = tables.length > 1 ? together(tables, rows, shape.codes) : tables[0];
+      const from = run;
+      run += group.tables.length;
+      const rows = kept.get(families[from]);
+      const tables = group.tables.map((table, index) => project(table, axis.at[from + index], axis.x, rows));
+      const table = tables.length > 1 ? together(tables) : tables[0];
       return {group, table, rows, title: group.name.slice(path.length)};
     });
     while (this.maps.length < drawn.length) this.maps.push(new SmallMap(this.grid, this));
@@ -97,7 +55,7 @@ export class SmallMaps {
     const height = Math.min(Math.max(3 * Math.max(1, ...drawn.map(({rows}) => rows.length)), 70), 180);
     drawn.forEach((one, index) => this.maps[index].show({...one, ...shape, scale, axis, height}));
     this.line.textContent = summary(found, all.length, axis, kept, {...shape, path});
-    this.drawBar(scale, shape);
+    this.drawBar(scale, all[0]?.label ?? '');
     this.mark(null);
   }
 
@@ -106,7 +64,7 @@ export class SmallMaps {
     for (const map of this.maps) map.draw(cell);
   }
 
-  drawBar(scale, {label}) {
+  drawBar(scale, label) {
     const [width, height] = [240, 10];
     const ratio = window.devicePixelRatio || 1;
     const canvas = Object.assign(document.createElement('canvas'), {width: width * ratio, height: height * ratio});
@@ -140,7 +98,7 @@ class SmallMap {
     this.canvas.addEventListener('pointerleave', () => point(null));
   }
 
-  show({group, table, rows, title, scale, axis, height, paint, scalar, values}) {
+  show({group, table, rows, title, scale, axis, height, scalar, values}) {
     Object.assign(this, {group, table, rows, axis, height, columns: axis.x.length});
     const several = group.runs.length > 1;
     this.button.textContent = several ? `${title} (${group.runs.length} runs)` : title;
@@ -150,7 +108,7 @@ class SmallMap {
     this.canvas.setAttribute('role', 'img');
     const what = several ? 'geometric mean of its runs' : 'one run';
     this.canvas.setAttribute('aria-label', `${group.name}: ${what}, ${rows.length} layers over ${axis.name}`);
-    paint(this.cells, table, rows, scale);
+    paintCells(this.cells, table, rows, scale);
   }
 
   draw(cell) {
@@ -182,17 +140,31 @@ class SmallMap {
     const row = table.rowOf.get(layer);
     const [epoch, step] = [table.epochs[column], table.steps[column]];
     const several = group.runs.length > 1;
-    const time = several || step === null ? [`${axis.name} ${readable(axis.x[column])}`] : [...(epoch === null ? [] : [`epoch ${epoch}`]), `step ${step}`];
+    const own = [...(epoch === null ? [] : [`epoch ${epoch}`]), `step ${step}`];
+    const time = several || step === null ? [`${axis.name} ${readable(axis.x[column])}`] : own;
     const head = [several ? `${group.name} (${group.runs.length} runs)` : group.name, layer, ...time];
-    if (row === undefined) return [...head, 'not in this run'];
     const index = row * this.columns + column;
     const value = table.values[index];
-    if (table.cells[index] === MISSING) return [...head, 'not measured'];
+    if (table.codes[index] === CODES.missing) return [...head, 'not measured'];
     if (!several || !Number.isFinite(table.low[index])) return [...head, readable(value)];
     const [low, high] = [table.low[index], table.high[index]];
     const times = low > 0 ? `, ×${readable(Number((high / low).toPrecision(2)))}` : '';
     return [...head, `mean ${readable(value)}`, `${readable(low)} to ${readable(high)}${times}`];
   }
+}
+
+function paintCells(canvas, table, rows, scale) {
+  const columns = table.steps.length;
+  Object.assign(canvas, {width: Math.max(columns, 1), height: Math.max(rows.length, 1)});
+  const context = canvas.getContext('2d');
+  const image = context.createImageData(canvas.width, canvas.height);
+  rows.forEach((layer, row) => {
+    table.row(table.rowOf.get(layer)).forEach((value, column) => {
+      const colour = paint(scale, value);
+      if (colour) image.data.set([...colour, 255], 4 * (row * columns + column));
+    });
+  });
+  context.putImageData(image, 0, 0);
 }
 
 /** One line on all maps. */

@@ -1,8 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the log holds, and the tables that are shown.
 import {closest} from './data.js';
-
-const byNumber = new Intl.Collator('en', {numeric: true}).compare;
+import {compareNames} from './sweep.js';
 
 /**
  * What can be chosen of `series`, or null if there is nothing.
@@ -13,7 +12,7 @@ const byNumber = new Intl.Collator('en', {numeric: true}).compare;
  */
 export function choices(series, {run, other, prefix, layer}) {
   const ofLayers = series.filter((one) => one.layer === null);
-  const runs = [...new Set(ofLayers.map((one) => one.run))].sort(byNumber);
+  const runs = [...new Set(ofLayers.map((one) => one.run))].sort(compareNames);
   if (!runs.length) return null;
   if (!runs.includes(run)) run = runs[0];
   if (!runs.includes(other)) other = '';
@@ -36,15 +35,16 @@ export class Store {
   /** Fetch the tables of `runs` that are new or have grown. Returns whether any has. */
   async load(runs, {prefix, layer}) {
     const wanted = {};
-    for (const run of runs) {
+    const one = async (run) => {
       const there = (one) => one.run === run && one.prefix === prefix && one.layer === (layer || null);
       const series = this.series.find(there);
-      if (!series) continue;
+      if (!series) return;
       const key = keyOf(run, {prefix, layer});
       const known = this.tables[key];
       wanted[key] =
         known?.newest === series.newest ? known : {...series, table: await this.fetched(run, prefix, layer)};
-    }
+    };
+    await Promise.all(runs.map(one));
     const before = this.tables;
     this.tables = wanted;
     return Object.keys({...before, ...wanted}).some((key) => before[key] !== wanted[key]);

@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Many runs: which are shown, in which order, in which groups, and what a group is. Nothing here knows the page.
+import {CODES} from './cells.js';
 
-const collator = new Intl.Collator('en', {numeric: true});
 const MOST_LETTERS = 200;
+const NUMBER = /(\d+(?:\.\d+)?(?:e[-+]?\d+)?)/;
 
 /** The run names that an expression finds, or null while it is not a regular expression. */
 export function filtered(names, text) {
@@ -52,6 +53,18 @@ export function grouped(names, pattern) {
   return [...groups].map(([name, runs]) => (runs.length > 1 ? {name, runs} : {name: runs[0], runs}));
 }
 
+/** The order of names by their numbers: `lr=0.003` before `lr=0.03`, and `seed_2` before `seed_10`. */
+export function compareNames(a, b) {
+  const [first, second] = [a, b].map((name) => name.slice(0, 1000).split(NUMBER));
+  for (let part = 0; part < Math.min(first.length, second.length); part++) {
+    if (first[part] === second[part]) continue;
+    // Every second part is a number.
+    const apart = part % 2 ? Number(first[part]) - Number(second[part]) : 0;
+    return apart || (first[part] < second[part] ? -1 : 1);
+  }
+  return first.length - second.length || (a < b ? -1 : Number(a > b));
+}
+
 /**
  * Groups in order.
  *
@@ -60,7 +73,7 @@ export function grouped(names, pattern) {
  *   comes last.
  */
 export function sorted(groups, by, numbers = {}) {
-  const byName = [...groups].sort((a, b) => collator.compare(a.name, b.name));
+  const byName = [...groups].sort((a, b) => compareNames(a.name, b.name));
   if (by === 'name') return byName;
   const of = new Map(groups.map((group) => [group, by === 'newest' ? newest(group, numbers) : mean(group, numbers)]));
   const sign = by === 'lowest' ? 1 : -1;
@@ -99,49 +112,35 @@ export function rowsOf(tables) {
 }
 
 /**
- * One table of several runs over the same columns: the geometric mean of each cell, or the mean if the quantity can be
- * negative or is a share, and the range. Zeros count where all runs have zero, since a geometric mean with one is zero.
+ * One table of several runs: the geometric mean of each cell, or the mean if the quantity can be negative or is a share,
+ * and the range. The geometric mean is of what is above zero.
  *
- * @param tables of `project` in align.js
- * @returns a table with `low` and `high` beside `values`, and in `cells` the code of the runs, or 0 where they differ
+ * @param tables of the same rows and columns, of `project` in align.js
+ * @returns a table with `low` and `high` beside `values`. Its codes are those that all runs have; otherwise a cell is
+ *   not finite if it is in any run, and a value if it is in any other run.
  */
-export function together(tables, layers, codes) {
+export function together(tables) {
   const [first] = tables;
-  const columns = first.steps.length;
   const geometric = !(first.signed || first.share);
-  const size = layers.length * columns;
-  const [values, low, high] = [0, 1, 2].map(() => new Float32Array(size).fill(NaN));
-  const cells = new Uint8Array(size).fill(codes.missing);
-  layers.forEach((layer, row) => {
-    const there = tables.filter((table) => table.rowOf.has(layer));
-    for (let column = 0; column < columns; column++) {
-      const at = row * columns + column;
-      const cell = there.map((table) => table.rowOf.get(layer) * columns + column);
-      const seen = there.map((table, run) => ({value: table.values[cell[run]], code: codeOf(table, cell[run], codes)}));
-      const measured = seen.filter(({code}) => code !== codes.missing);
-      if (!measured.length) continue;
-      const usable = measured.map(({value}) => value).filter((value) => Number.isFinite(value) && (!geometric || value > 0));
-      const same = measured.every(({code}) => code === measured[0].code);
-      const broken = measured.some(({code}) => code === codes.not_finite);
-      cells[at] = same ? measured[0].code : broken ? codes.not_finite : usable.length ? codes.value : codes.zero;
-      if (!usable.length) {
-        values[at] = low[at] = high[at] = measured[0].value;
-        continue;
-      }
-      const total = usable.reduce((sum, value) => sum + (geometric ? Math.log(value) : value), 0) / usable.length;
-      values[at] = geometric ? Math.exp(total) : total;
-      const all = measured.map(({value}) => value).filter(Number.isFinite);
-      [low[at], high[at]] = [Math.min(...all), Math.max(...all)];
-    }
-  });
-  const rowOf = new Map(layers.map((layer, row) => [layer, row]));
-  return Object.assign(Object.create(first), {layers, rowOf, values, low, high, cells, of: layers.length});
+  const [values, low, high] = [0, 1, 2].map(() => new Float32Array(first.values.length).fill(NaN));
+  const codes = new Uint8Array(first.values.length).fill(CODES.missing);
+  for (let cell = 0; cell < values.length; cell++) {
+    const measured = tables.filter((table) => table.codes[cell] !== CODES.missing);
+    if (!measured.length) continue;
+    const all = measured.map((table) => table.values[cell]);
+    codes[cell] = codeOfAll(measured.map((table) => table.codes[cell]));
+    const finite = all.filter(Number.isFinite);
+    const usable = geometric ? finite.filter((value) => value > 0) : finite;
+    const total = usable.reduce((sum, value) => sum + (geometric ? Math.log(value) : value), 0) / usable.length;
+    values[cell] = usable.length ? (geometric ? Math.exp(total) : total) : all[0];
+    if (finite.length) [low[cell], high[cell]] = [Math.min(...finite), Math.max(...finite)];
+  }
+  return Object.assign(Object.create(first), {values, low, high, codes});
 }
 
-function codeOf(table, index, codes) {
-  if (table.cells) return table.cells[index];
-  const value = table.values[index];
-  return Number.isFinite(value) ? (value === 0 ? codes.zero : codes.value) : codes.not_finite;
+function codeOfAll(codes) {
+  if (codes.every((code) => code === codes[0])) return codes[0];
+  return [CODES.not_finite, CODES.value].find((code) => codes.includes(code)) ?? codes[0];
 }
 
 /** What the paths of all names start with, up to and including a slash. */

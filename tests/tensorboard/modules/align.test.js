@@ -2,6 +2,7 @@
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {
+  Aligned,
   align,
   chosen,
   join,
@@ -73,14 +74,31 @@ test('there are never more columns than a canvas should have', () => {
 
 test('a projected table has the values, cells and spans of its measurements, and is missing elsewhere', () => {
   const rows = {a: [1, 2, 3], b: [4, 5, 6]};
-  const own = table(rows, {cells: [[0, 4, 0], [0, 0, 2]], spans: [10, 20, 30], signed: true});
+  const own = table(rows, {codes: [[0, 4, 0], [0, 0, 2]], spans: [10, 20, 30], signed: true});
   const shown = project(own, [1, -1, 0, 0], [0, 1, 2, 3]);
   assert.deepEqual([...shown.values], [2, NaN, 1, 1, 5, NaN, 4, 4]);
-  assert.deepEqual([...shown.cells], [4, 1, 0, 0, 0, 1, 0, 0]);
+  assert.deepEqual([...shown.codes], [4, 1, 0, 0, 0, 1, 0, 0]);
   assert.deepEqual(shown.spans, [20, null, 10, 10]);
   assert.deepEqual([shown.steps, shown.epochs], [[19, null, 9, 9], [1, null, 0, 0]]);
   assert.deepEqual([shown.times(), shown.layers, shown.signed], [[0, 1, 2, 3], ['a', 'b'], true]);
   assert.deepEqual([...own.values], [1, 2, 3, 4, 5, 6]);
+  const another = project(own, [2, 0], [0, 1], ['b', 'c']);
+  assert.deepEqual([...another.values], [6, 4, NaN, NaN]);
+  assert.deepEqual([...another.codes], [2, 0, 1, 1]);
+  assert.deepEqual([...another.rowOf], [['b', 0], ['c', 1]]);
+});
+
+test('two runs have the rows of the first one, and a single run keeps its columns', () => {
+  const first = table({a: [1, 2, 3], b: [1, 2, 3]}, {short: ['A', 'B']});
+  const both = new Aligned([first, quarter], '');
+  assert.deepEqual([both.by, both.name, both.x], ['epoch', 'epoch', [0, 1, 2, 3]]);
+  assert.deepEqual(both.tables.map(({layers, short}) => [layers, short]), Array(2).fill([['a', 'b'], ['A', 'B']]));
+  assert.deepEqual([...both.tables[1].values], [4, 5, 6, 7, NaN, NaN, NaN, NaN]);
+  assert.deepEqual(new Aligned([first, quarter], 'step').curves.x, [9, 19, 24, 29, 49, 74, 99]);
+  assert.deepEqual([both.place(2.2), both.time(1)], [2, 1]);
+  const single = new Aligned([often], 'share');
+  assert.deepEqual([single.by, single.x, [...single.at[0]]], ['step', [9, 19, 29], [0, 1, 2]]);
+  assert.equal(single.tables[0], often);
 });
 
 test('curves keep their own positions on one axis', () => {

@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {Table} from '../../../lightning_rwc/tensorboard/static/data.js';
 import {csv} from '../../../lightning_rwc/tensorboard/static/exports.js';
-import {cellText, hasCell, otherText} from '../../../lightning_rwc/tensorboard/static/readout.js';
+import {cellText, hasCell} from '../../../lightning_rwc/tensorboard/static/readout.js';
 
 const table = (layers, steps, epochs, values) =>
   new Table({
@@ -17,6 +17,8 @@ const HERE = table(['a', 'b'], [9, 19], [0, null], [0.5, 0.25, NaN, Infinity]);
 test('a cell says its row, its time and its value', () => {
   assert.deepEqual(cellText(HERE, {layer: 'a', column: 0}, 'layer'), ['a', 'epoch 0', 'step 9', '0.5']);
   assert.deepEqual(cellText(HERE, {layer: 'b', column: 1}, 'unit'), ['unit b', 'step 19', 'inf']);
+  const gap = table(['a'], [null, 9], [null, 0], [NaN, 1]);
+  assert.deepEqual(cellText(gap, {layer: 'a', column: 0}, 'layer'), ['a', 'not measured']);
   const long = table(['x'.repeat(200) + 'y'], [1], [0], [1]);
   const [name] = cellText(long, {layer: long.layers[0], column: 0}, 'layer');
   assert.equal(name, `${'x'.repeat(80)}…${'x'.repeat(79)}y`);
@@ -27,14 +29,6 @@ test('a cell is there if its row and its time are', () => {
   for (const cell of [null, {layer: 'c', column: 0}, {layer: 'a', column: 2}, {layer: 'a', column: -1}]) {
     assert.equal(hasCell(HERE, cell), false);
   }
-});
-
-test('another run speaks where it has the row and the time', () => {
-  const other = table(['b'], [19], [1], [2]);
-  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'b', column: 1}, 'two'), ['two: 2']);
-  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'b', column: 0}, 'two'), []);
-  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'a', column: 1}, 'two'), []);
-  assert.deepEqual(otherText(HERE, undefined, 'step', {layer: 'a', column: 1}, 'two'), []);
 });
 
 test('a file of numbers has a row a measurement, and quotes names', () => {

@@ -3,6 +3,7 @@ import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {
   commonPath,
+  compareNames,
   filtered,
   groupOf,
   grouped,
@@ -12,8 +13,6 @@ import {
   together,
 } from '../../../lightning_rwc/tensorboard/static/sweep.js';
 import {close, table} from './tables.js';
-
-const CODES = {value: 0, missing: 1, not_finite: 2, zero: 4, frozen: 5};
 
 test('runs are filtered by an expression, and a broken one filters nothing', () => {
   assert.deepEqual(filtered(['lr_1', 'LR_2', 'mlp'], '^lr'), ['lr_1', 'LR_2']);
@@ -69,26 +68,31 @@ test('tables that share half of their layers have the same rows', () => {
 });
 
 test('a group is its geometric mean, with the range', () => {
-  const runs = [
-    table({a: [1, 0, 0, NaN, 2], b: [1, 1, 1, 1, 1]}),
-    table({a: [4, 0, 4, 1, 2]}),
-    table({a: [16, 0, 16, 1, 2]}),
-  ];
-  const group = together(runs, ['a', 'b'], CODES);
-  assert.deepEqual([...group.cells], [0, 4, 0, 2, 0, 0, 0, 0, 0, 0]);
+  const runs = [[1, 0, 0, NaN, 2], [4, 0, 4, 1, 2], [16, 0, 16, 1, NaN]].map((row, run) =>
+    table({a: row}, run < 2 ? {} : {codes: [[0, 4, 0, 0, 1]]}),
+  );
+  const group = together(runs);
+  assert.deepEqual([...group.codes], [0, 4, 0, 2, 0]);
   // The cube root of 1 · 4 · 16 is 4, the square root of 4 · 16 is 8.
-  [4, 0, 8, 1, 2].forEach((value, column) => assert.ok(close(group.values[column], value) || group.values[column] === value));
-  assert.deepEqual([group.low[0], group.high[0], group.low[2], group.high[2]], [1, 16, 0, 16]);
-  assert.deepEqual([...group.values.slice(5)], [1, 1, 1, 1, 1]);
+  [4, 0, 8, 1, 2].forEach((value, cell) => assert.ok(close(group.values[cell], value), `${group.values[cell]}`));
+  assert.deepEqual([...group.low], [1, 0, 0, 1, 2]);
+  assert.deepEqual([...group.high], [16, 0, 16, 1, 2]);
 });
 
 test('signed quantities have a mean, and cells keep a cause that all runs share', () => {
-  const mixed = [[-1, 0, 3], [2, 0, 3]].map((row, run) =>
-    table({a: row}, {signed: true, cells: [[0, 5, run ? 1 : 0]]}));
-  const group = together(mixed, ['a'], CODES);
+  const group = together(
+    [[-1, 0, 3], [2, 0, 3]].map((row, run) => table({a: row}, {signed: true, codes: [[0, 5, run ? 1 : 0]]})),
+  );
   assert.deepEqual([...group.values], [0.5, 0, 3]);
-  assert.deepEqual([...group.cells], [0, 5, 0]);
+  assert.deepEqual([...group.codes], [0, 5, 0]);
   assert.deepEqual([group.low[0], group.high[0]], [-1, 2]);
+});
+
+test('names are in the order of their numbers', () => {
+  const names = ['lr=0.3', 'lr=0.03/seed_10', 'lr=0.03/seed_2', 'lr=1e-4', 'lr=0.003', 'b', 'a10b', 'a2b', 'a'];
+  const order = ['a', 'a2b', 'a10b', 'b', 'lr=1e-4', 'lr=0.003', 'lr=0.03/seed_2', 'lr=0.03/seed_10', 'lr=0.3'];
+  assert.deepEqual(names.sort(compareNames), order);
+  assert.equal(compareNames('x', 'x'), 0);
 });
 
 test('what the paths of all runs start with', () => {
