@@ -12,19 +12,19 @@ export class AllRuns {
    * @param store of store.js
    * @param fetchScalars called with nothing, for tags, or with a tag, for the last value of each run
    * @param on.set called with {name: value}
-   * @param on.say called with what is under the pointer
+   * @param on.say called with what is under the pointer, in parts, and with what is shown
    */
   constructor(parent, store, fetchScalars, on) {
-    Object.assign(this, {store, fetchScalars, on, names: [], groups: [], values: {}});
+    Object.assign(this, {store, fetchScalars, on, names: [], groups: [], values: {}, loaded: false});
+    this.form = add(parent, 'form', {hidden: true});
     this.section = add(parent, 'section', {id: 'allRuns', hidden: true});
-    this.form = add(this.section, 'form');
     this.form.addEventListener('submit', (event) => event.preventDefault());
     this.fields = {};
     this.field('runs', 'runs (regular expression)', 'input', {type: 'search'});
     this.field('group', 'group runs that differ in *', 'input', {type: 'search', placeholder: 'seed_*'});
     this.field('scalar', 'scalar', 'select');
     this.field('order', 'order', 'select');
-    this.maps = new SmallMaps(this.section, {say: on.say, open: (group) => this.open(group)});
+    this.maps = new SmallMaps(this.section, {say: (parts) => on.say(parts, this.summary), open: (group) => this.open(group)});
   }
 
   field(name, label, tag, properties = {}) {
@@ -40,6 +40,16 @@ export class AllRuns {
     const {value} = this.fields.order;
     const byScalar = ['lowest', 'highest'].includes(value);
     return scalar ? {order: byScalar ? value : 'lowest'} : {order: byScalar ? 'name' : value};
+  }
+
+  set hidden(hidden) {
+    this.form.hidden = this.section.hidden = hidden;
+  }
+
+  /** What is shown, in one line. */
+  get summary() {
+    const broken = this.broken ? 'not a regular expression, so the runs are those of before · ' : '';
+    return broken + this.maps.summary;
   }
 
   /** Show the run that was clicked, or the runs of a group one by one. */
@@ -64,23 +74,25 @@ export class AllRuns {
     let count = 0;
     this.groups = groups.filter(({runs}) => (count += runs.length) <= MOST_RUNS || count === runs.length);
     this.left = this.names.length - this.groups.flatMap(({runs}) => runs).length;
-    this.offer({...state, order}, tags, kept === null);
+    this.broken = kept === null;
+    this.offer({...state, order}, tags);
     const before = this.drawn;
     this.values = values;
-    this.drawn = JSON.stringify([this.groups, values, this.left]);
+    this.drawn = JSON.stringify([this.groups, values, this.left, this.broken]);
     const loaded = await this.store.load(this.groups.flatMap(({runs}) => runs), state);
+    this.loaded = true;
     return loaded || this.drawn !== before;
   }
 
-  offer(state, tags, broken) {
+  offer(state, tags) {
     const {scalar, order, runs} = this.fields;
     fill(scalar, [['', 'none'], ...tags.map((tag) => [tag, tag])], state.scalar);
     fill(order, state.scalar ? ORDERS : ORDERS.slice(0, 2), state.order);
     for (const name of ['runs', 'group']) {
       if (document.activeElement !== this.fields[name]) this.fields[name].value = state[name];
     }
-    runs.setAttribute('aria-invalid', String(broken));
-    runs.setCustomValidity(broken ? 'not a regular expression' : '');
+    runs.setAttribute('aria-invalid', String(this.broken));
+    runs.setCustomValidity(this.broken ? 'not a regular expression' : '');
   }
 
   /** Draw the maps; `shape` is of SmallMaps. */

@@ -86,8 +86,9 @@ export class App {
     this.panels = new Panels(side, {...on, hover: (cell) => this.hover(near(cell))});
     this.allRuns = new AllRuns(body, this.store, fetchScalars, {
       set: (change) => selection.set(change),
-      say: (parts) => this.readout.show(parts, ''),
+      say: (parts, otherwise) => this.readout.show(parts, otherwise),
     });
+    this.controls.form.after(this.allRuns.form);
     this.empty = emptyPage(body);
   }
 
@@ -187,7 +188,7 @@ export class App {
     const all = this.state.view === 'all';
     this.controls.hidden = there === null;
     this.main.hidden = there === null || all;
-    this.allRuns.section.hidden = there === null || !all;
+    this.allRuns.hidden = there === null || !all;
     if (!there) return;
     Object.assign(this.state, there.state);
     this.opens = there.opens;
@@ -208,7 +209,9 @@ export class App {
   }
 
   drawAll() {
-    if (this.state.view === 'all') this.drawAllRuns();
+    const all = this.state.view === 'all';
+    if (!(all ? this.allRuns.loaded : this.table)) return;
+    if (all) this.drawAllRuns();
     else this.drawRun();
     performance.mark('rwc drawn');
   }
@@ -224,12 +227,11 @@ export class App {
     const {tables, by} = this.allRuns.maps.axis;
     this.controls.showAll(tables, by);
     this.path.hidden = this.pinList.element.hidden = true;
-    this.readout.show([], '');
+    this.readout.show([], this.allRuns.summary);
   }
 
   drawRun() {
     const {state, table, other, kind, aligned} = this;
-    if (!table) return;
     const {name: axis} = aligned;
     const {layers, error} = arrange(table, kind === 'unit' ? {...state, filter: ''} : state);
     this.layers = layers;

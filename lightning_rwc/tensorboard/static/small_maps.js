@@ -16,7 +16,8 @@ export class SmallMaps {
    */
   constructor(parent, on) {
     this.on = on;
-    this.line = add(parent, 'p', {id: 'sweepLine'});
+    /** All maps in one line. */
+    this.summary = '';
     this.bar = add(parent, 'div', {id: 'sweepBar'});
     this.grid = add(parent, 'div', {id: 'smallMaps'});
     this.maps = [];
@@ -54,7 +55,7 @@ export class SmallMaps {
     this.maps.splice(drawn.length).forEach((map) => map.figure.remove());
     const height = Math.min(Math.max(3 * Math.max(1, ...drawn.map(({rows}) => rows.length)), 70), 180);
     drawn.forEach((one, index) => this.maps[index].show({...one, ...shape, scale, axis, height}));
-    this.line.textContent = summary(found, all.length, axis, kept, {...shape, path});
+    this.summary = summary(found, all.length, axis, kept, {...shape, path});
     this.drawBar(scale, all[0]?.label ?? '');
     this.mark(null);
   }
@@ -101,10 +102,11 @@ class SmallMap {
   show({group, table, rows, title, scale, axis, height, scalar, values}) {
     Object.assign(this, {group, table, rows, axis, height, columns: axis.x.length});
     const several = group.runs.length > 1;
-    this.button.textContent = several ? `${title} (${group.runs.length} runs)` : title;
+    this.button.textContent = title;
     this.button.title = several ? group.runs.join('\\n') : group.name;
     const number = mean(group, values);
-    this.note.textContent = scalar && `${several ? 'mean ' : ''}${readable(number)}`;
+    const parts = [...(several ? [`${group.runs.length} runs`] : []), ...(scalar ? [readable(number)] : [])];
+    this.note.textContent = parts.join(' · ');
     this.canvas.setAttribute('role', 'img');
     const what = several ? 'geometric mean of its runs' : 'one run';
     this.canvas.setAttribute('aria-label', `${group.name}: ${what}, ${rows.length} layers over ${axis.name}`);
@@ -169,6 +171,7 @@ function paintCells(canvas, table, rows, scale) {
 
 /** One line on all maps. */
 function summary(groups, runs, axis, kept, {scalar, left, path}) {
+  if (!runs) return 'No run has this quantity and fits the expression.';
   const [low, high] = [axis.x[0], axis.x[axis.x.length - 1]].map(readable);
   const sizes = [...kept.values()].map((rows) => rows.length);
   const parts = [groups.length < runs ? `${runs} runs in ${groups.length} maps` : `${runs} runs`];
@@ -176,6 +179,6 @@ function summary(groups, runs, axis, kept, {scalar, left, path}) {
   if (left) parts.push(`${left} more: type a part of their names`);
   parts.push(sizes.length > 1 ? `${sizes.join(' or ')} layers` : `the same ${sizes[0] ?? 0} layers in each`);
   parts.push(`${axis.name} ${low} to ${high}`);
-  if (scalar) parts.push(`beside each name: the last ${scalar}`);
+  if (scalar) parts.push(`beside each name: the last ${scalar}${groups.length < runs ? ', the mean of a group' : ''}`);
   return parts.join(' · ');
 }
