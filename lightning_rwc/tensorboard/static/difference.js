@@ -23,14 +23,17 @@ function kindOf(here, there, ratio) {
  * The ratio of the first table to the second, or their difference if the quantity can be negative or is a share.
  *
  * @param first, second tables of the same rows and columns, of `project` in align.js
+ * @param perStep whether values are divided by the number of steps over which they reach
  * @returns a table whose `codes` are of SPECIAL
  */
-export function difference(first, second) {
+export function difference(first, second, perStep = false) {
   const ratio = !(first.signed || first.share);
   const values = new Float32Array(first.values.length).fill(NaN);
   const codes = new Uint8Array(values.length);
+  const columns = first.steps.length;
+  const valueOf = (table, cell) => table.values[cell] / ((perStep && table.spans?.[cell % columns]) || 1);
   values.forEach((_, cell) => {
-    const [here, there] = [first.values[cell], second.values[cell]];
+    const [here, there] = [valueOf(first, cell), valueOf(second, cell)];
     const missing = [first, second].some((table) => table.codes[cell] === CODES.missing);
     const kind = missing ? SPECIAL.missing : kindOf(here, there, ratio);
     codes[cell] = kind.code;

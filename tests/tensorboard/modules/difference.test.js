@@ -37,3 +37,13 @@ test('what one run has not measured is missing, not nan', () => {
   assert.equal(words(found, 'a', 0), 'not measured in both');
   assert.ok(close(found.values[1], 0.5));
 });
+
+test('values per step are compared if the scale is', () => {
+  const first = table({a: [1, 1, 0], b: [3, 3, 3]}, {spans: [10, 10, null]});
+  const second = table({a: [1, 1, 2], b: [3, 1, 3]}, {spans: [40, 10, 10]});
+  [4, 1, NaN, 4, 3, 10].forEach((ratio, cell) => {
+    const got = difference(first, second, true).values[cell];
+    assert.ok(close(got, ratio) || (Number.isNaN(got) && Number.isNaN(ratio)), `${got} is not ${ratio}`);
+  });
+  assert.deepEqual([...difference(first, second).values], [1, 1, NaN, 1, 3, 1]);
+});
