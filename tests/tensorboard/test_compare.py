@@ -16,7 +16,7 @@ from tests.tensorboard.test_tab import CHROMIUM, FLAGS, Tab
 LAYERS = ["stem", "block.10", "block.2", "head"]
 FIRST = np.array([[1e-3, 1e-2, 0.0], [1e-1, 2e-2, np.nan], [5e-2, 5e-2, 0.0], [1.0, np.inf, 0.3]])
 SECOND = np.array([[1e-3, 1e-3, 1e-3], [1e-3, 1e-2, 1e-3], [1e-1, 2.5e-2, 0.0], [0.9, 1.0, 0.3]])
-SEEDS = {"slow": [1e-4, 1e-3, 1e-2], "fast": [0.1, 0.2, 0.8]}
+SEEDS = {"slow": [1e-4, 1e-3, 1e-2], "fast": [1e-2, 0.1, 0.8]}
 
 pytestmark = [
     pytest.mark.integration,
@@ -38,16 +38,20 @@ SCAN = """([selector, number]) => {
       (found[text] ??= []).push([x, y, ...image.slice(at, at + 3)]);
     }
   }
-  canvas.dispatchEvent(new PointerEvent('pointerleave'));
+  canvas.dispatchEvent(new PointerEvent('pointerleave', {pointerType: 'mouse'}));
+  delete found[document.querySelector('#readout').textContent];
   return found;
 }"""
+
+
+SMALL = "#smallMaps canvas:not(.overlay)"
 
 
 def scan(tab, number=0, selector="#maps canvas.map"):
     """What the page says of each cell of a map: text to the cell's place and colours, as x, y, red, green, blue."""
     tab.settled()
     found = tab.frame.evaluate(SCAN, [selector, number])
-    return {text: np.array(places) for text, places in found.items() if " · " in text}
+    return {text: np.array(places) for text, places in found.items()}
 
 
 def colour(places):
@@ -110,8 +114,8 @@ def browser():
 def tab(browser, url):
     opened = []
 
-    def open_tab(**state):
-        opened.append(Tab(browser, url, **state).drawn())
+    def open_tab(colour="measurement", **state):
+        opened.append(Tab(browser, url, colour=colour, **state).drawn())
         return opened[-1]
 
     yield open_tab
@@ -169,15 +173,25 @@ def test_runs_with_epochs_of_different_length_are_aligned_by_epoch(tab):
         assert cell(scan(both, number), "block.10", "not measured", "longer: 0.001 ")
 
 
+def test_values_per_step_are_compared_if_the_scale_is_per_step(tab):
+    both = tab(run="first", other="longer", colour="step")
+    # 0.02 over 10 steps, and 0.01 over 25.
+    text, places = cell(scan(both, 2), "block.10", " epoch 1 ")
+    assert text.endswith(" · ×5 per step")
+    share = (np.log10(5) + 1) / 2
+    wanted = [round(255 * channel) for channel in colormaps["PuOr"](share)[:3]]
+    np.testing.assert_allclose(colour(places), wanted, atol=6)
+
+
 def test_by_step_the_axis_says_step_and_only_near_measurements_meet(tab):
     both = tab(run="first", other="longer", by="step")
     assert axes(both) == {"step"}
-    assert "depth profile at step 29" in both.frame.inner_text("#side")
-    texts = {text for text in scan(both, 2) if text.startswith("block.10 ")}
+    assert "at step 29" in both.frame.inner_text("figure.profile")
     # Measured at 9, 19 and 29, and at 24, 49, 74 and 99: only the first of the second run is near.
-    assert {text for text in texts if "not measured" not in text} == {
-        "block.10 · epoch 1 · step 19 · 0.02 · longer: 0.001 (epoch 0, step 24) · ×20",
-        "block.10 · epoch 2 · step 29 · nan · longer: 0.001 (epoch 0, step 24) · nan or inf in one run only",
+    near = {text for text in scan(both, 2) if text.startswith("block.2 ") and "not measured" not in text}
+    assert {tuple(text.split(" · ")[2:3] + text.split(" · ")[-2:]) for text in near} == {
+        ("step 19", "longer: 0.1 (epoch 0, step 24)", "÷2"),
+        ("step 29", "longer: 0.1 (epoch 0, step 24)", "0 in one run only"),
     }
 
 
@@ -262,13 +276,14 @@ def test_all_runs_are_small_maps_on_one_scale(tab):
     colours = {}
     shown = [(name, value) for name in ("fast", "slow") for value in SEEDS[name]]
     for number, (name, value) in enumerate(shown):
-        found = scan(sweep, number, "#smallMaps canvas")
+        found = scan(sweep, number, SMALL)
         assert len(found) == 12
         text, places = cell({t.split(" · ", 1)[1]: p for t, p in found.items()}, "stem", " epoch 1 ")
         assert text == f"stem · epoch 1 · step 19 · {value:g}"
         colours[name, value] = tuple(colour(places))
-    assert len(set(colours.values())) == 6
-    sweep.frame.locator("#smallMaps canvas").nth(1).click()
+    assert len({colours["fast", value] for value in SEEDS["fast"]}) == 3
+    assert colours["fast", 1e-2] == colours["slow", 1e-2]
+    sweep.frame.locator(SMALL).nth(1).click()
     sweep.wait("!document.querySelector('main').hidden")
     sweep.settled()
     assert sweep.frame.input_value("select[name=run]") == "sweep/fast/seed_1"
@@ -316,10 +331,10 @@ def test_seeds_are_one_map_with_their_range(tab):
     sweep.wait("document.querySelectorAll('#smallMaps figure').length === 2")
     assert names(sweep) == ["fast/seed_*", "slow/seed_*"]
     assert sweep.frame.locator("#smallMaps figcaption span").all_inner_texts() == ["3 runs", "3 runs"]
-    found = scan(sweep, 1, "#smallMaps canvas")
+    found = scan(sweep, 1, SMALL)
     # The cube root of 1e-4 · 1e-3 · 1e-2 is 1e-3.
     assert "sweep/slow/seed_* (3 runs) · head · epoch 2 · mean 0.001 · 0.0001 to 0.01, ×100" in found
-    sweep.frame.locator("#smallMaps canvas").nth(1).click()
+    sweep.frame.locator(SMALL).nth(1).click()
     sweep.wait("document.querySelectorAll('#smallMaps figure').length === 3")
     assert names(sweep) == ["seed_0", "seed_1", "seed_2"]
 
@@ -328,7 +343,7 @@ def test_maps_of_runs_that_share_layers_have_the_same_rows(tab):
     sweep = tab(view="all", runs="^(first|longer|measures_0)$")
     rows = []
     for number in range(3):
-        found = scan(sweep, number, "#smallMaps canvas")
+        found = scan(sweep, number, SMALL)
         heights = {text.split(" · ")[1]: places[:, 1].mean() for text, places in found.items()}
         rows.append(sorted(heights, key=heights.__getitem__))
     assert names(sweep) == ["first", "longer", "measures_0"]
