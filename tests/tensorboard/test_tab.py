@@ -3,9 +3,11 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 import time
+from importlib import resources
 from urllib.parse import quote, unquote
 from urllib.request import urlopen
 
@@ -14,6 +16,7 @@ import pytest
 from matplotlib import colormaps
 from torch.utils.tensorboard import SummaryWriter
 
+from lightning_rwc.scale import FIXED
 from tests.tensorboard.logs import announce, serve, write, write_measurement, write_units
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -33,6 +36,8 @@ UNITS = ["0", "1", "2", "3"]
 CHANGES = np.array([[0.0, 0.0, 0.0], [1e-3, 2e-3, 4e-3], [1.0, 0.5, 0.25], [0.1, 0.01, 0.02]])
 ROTATIONS = CHANGES[[2, 1, 0, 3]] / 2
 MANY = 50_257
+LOOKS = json.loads((resources.files("lightning_rwc") / "appearance.json").read_text("utf-8"))
+LOWEST, HIGHEST = FIXED["step"][0].value, FIXED["step"][-1].value
 OTHER = np.array([[1e-3, 1e-3, 1e-3], [1e-3, 1e-3, 1e-3], [5e-1, 5e-1, 5e-1], [1.0, 1.0, 1.0]])
 
 pytestmark = [
@@ -123,9 +128,9 @@ class Tab:
             "return [b.width, b.height] }",
             number,
         )
-        left = min(190, 0.34 * box[0]) if number == 0 else 6
-        x = left + (column + 0.5) * (box[0] - left - 64) / columns
-        y = 4 + (row + 0.5) * (box[1] - 38) / rows
+        left = round(min(190, 0.34 * box[0])) if number == 0 else 6
+        x = left + (column + 0.5) * (box[0] - left - 10) / columns
+        y = 4 + (row + 0.5) * (box[1] - 40) / rows
         colour = self.frame.evaluate(
             "([n, x, y]) => { const c = document.querySelectorAll('canvas.map')[n];"
             "return [...c.getContext('2d').getImageData(x * devicePixelRatio, y * devicePixelRatio, 1, 1).data] }",
@@ -168,9 +173,18 @@ def tab(browser, url):
         one.close()
 
 
-def expected_colour(value, low, high):
+def expected_colour(value, low=LOWEST, high=HIGHEST):
     share = (np.log(value) - np.log(low)) / (np.log(high) - np.log(low))
-    return [round(255 * channel) for channel in colormaps["viridis"](share)[:3]]
+    return [round(255 * channel) for channel in colormaps["viridis"](np.clip(share, 0, 1))[:3]]
+
+
+def rgb(text):
+    return [int(text[at : at + 2], 16) for at in (1, 3, 5)]
+
+
+def said(value, span=10):
+    """A value, and what it is per step if the measurement reaches over ``span`` steps."""
+    return f"{value:g} · {value / span:g} per step".replace("e-0", "e-")
 
 
 def test_the_tab_is_there_and_both_charts_draw_the_known_values(tab):
@@ -180,24 +194,25 @@ def test_the_tab_is_there_and_both_charts_draw_the_known_values(tab):
         for column in range(3):
             value = VALUES[row, column]
             text = main.hover(row, column)
-            shown = {0.0: "0", np.inf: "inf"}.get(value, "nan" if np.isnan(value) else f"{value:g}")
+            special = {0.0: "0: did not move", np.inf: "inf: moved from all zeros"}
+            shown = special.get(value, "nan: not finite" if np.isnan(value) else said(value))
             assert text == f"{layer} · epoch {column} · step {10 * column + 9} · {shown}"
     main.page.mouse.move(5, 5)
     main.settled()
     for row, column in ((0, 0), (0, 1), (1, 0), (2, 1), (3, 0)):
         colour, _ = main.pixel(row, column)
         # Seventeen stops stand for the 256 of matplotlib.
-        np.testing.assert_allclose(colour, expected_colour(VALUES[row, column], 1e-3, 1.0), atol=6)
-    assert main.pixel(0, 2)[0] == [190, 190, 190]  # zero: grey
-    assert main.pixel(3, 1)[0] == [240, 59, 32]  # infinite: red
-    assert main.pixel(1, 2)[0] == [255, 255, 255]  # nan: the ground
+        np.testing.assert_allclose(colour, expected_colour(VALUES[row, column] / 10), atol=6)
+    for row, column, kind in ((0, 2, "zero"), (3, 1, "from_zero"), (1, 2, "not_finite")):
+        look = LOOKS["cells"][kind]
+        assert main.pixel(row, column)[0] in [rgb(look["fill"]), rgb(look["ink"])]
     drawn = main.frame.evaluate(
         "() => { const c = document.querySelector('.uplot canvas'); const d = c.getContext('2d')"
         ".getImageData(0, 0, c.width, c.height).data; const seen = new Set();"
         "for (let i = 0; i < d.length; i += 4) seen.add([d[i], d[i + 1], d[i + 2]].join()); return [...seen] }"
     )
     for row in range(4):
-        red, green, blue = (round(255 * channel) for channel in colormaps["viridis"](0.9 * row / 3)[:3])
+        red, green, blue = (round(255 * channel) for channel in colormaps["plasma"](0.85 * row / 3)[:3])
         near = [c for c in drawn if np.abs(np.subtract([*map(int, c.split(","))], [red, green, blue])).max() <= 6]
         assert near, f"no line of the colour of layer {row}"
     assert main.table() == [
@@ -230,10 +245,16 @@ def test_filter_takes_expressions_and_survives_broken_ones(tab):
     main.frame.fill("input[name=filter]", r"^block\.\d$")
     assert main.settled() == "1 of 4 layers, 3 measurements"
     main.frame.fill("input[name=filter]", "(")
-    assert main.settled() == "0 of 4 layers, 3 measurements"
+    assert main.settled() == "1 of 4 layers, 3 measurements"
     assert main.frame.get_attribute("input[name=filter]", "aria-invalid") == "true"
-    main.frame.fill("input[name=filter]", "")
+    assert "“(” is not a regular expression yet. The rows are those of before." in main.frame.inner_text("#notes")
+    main.frame.fill("input[name=filter]", "nothing like it")
+    assert main.settled() == "0 of 4 layers, 3 measurements"
+    assert "None of the 4 layers matches “nothing like it”." in main.frame.inner_text("#notes")
+    main.frame.click("#notes button")
     assert main.settled() == "4 of 4 layers, 3 measurements"
+    assert main.frame.inner_text("#notes") == ""
+    assert main.frame.input_value("input[name=filter]") == ""
 
 
 def test_hovering_a_row_lights_its_curve_and_the_other_way_round(tab):
@@ -266,7 +287,9 @@ def test_a_link_shows_the_same_view(tab):
     first.frame.select_option("select[name=colour]", "linear")
     first.frame.fill("input[name=filter]", "block|head")
     first.settled()
-    first.frame.locator("canvas.map").first.click(position=first.pixel(1, 0, rows=3)[1])
+    place = first.pixel(1, 0, rows=3)[1]
+    first.frame.locator("canvas.map").first.click(position=place)
+    first.frame.locator("canvas.map").first.click(position={"x": 150, "y": place["y"]})
     first.settled()
     link = unquote(first.page.url)
     for part in ("run=main", "sort=name", "colour=linear", "filter=block|head", "time=9", 'pins=["block.10"]'):
@@ -278,7 +301,7 @@ def test_a_link_shows_the_same_view(tab):
     assert second.frame.input_value("select[name=colour]") == "linear"
     assert second.frame.input_value("input[name=time]") == "0"
     assert second.frame.inner_text("#pins") == "block.10"
-    assert "depth profile at epoch 0" in second.frame.inner_text("#side")
+    assert second.frame.inner_text(".profile") == "at epoch 0"
     second.frame.click("#pins button")
     second.settled()
     assert second.frame.inner_text("#pins") == ""
@@ -286,9 +309,9 @@ def test_a_link_shows_the_same_view(tab):
 
 def test_two_runs_side_by_side_with_their_difference(tab):
     both = tab(run="main", other="other")
-    captions = both.frame.locator("#maps figcaption").all_inner_texts()
+    captions = both.frame.locator(".heatmap figcaption").all_inner_texts()
     assert captions == ["main", "other", "log₁₀ (left / middle)"]
-    assert both.hover(1, 0) == "block.10 · epoch 0 · step 9 · 0.1 · other: 0.001"
+    assert both.hover(1, 0) == f"block.10 · epoch 0 · step 9 · {said(0.1)} · other: 0.001"
     both.page.mouse.move(5, 5)
     both.settled()
     reach = np.log10(100.0)  # the largest ratio: 0.1 to 0.001
@@ -300,16 +323,15 @@ def test_two_runs_side_by_side_with_their_difference(tab):
 
 def test_runs_with_epochs_of_different_length_are_compared_by_epoch(tab):
     both = tab(run="main", other="longer")
-    assert "depth profile at epoch 2" in both.frame.inner_text("#side")
+    assert both.frame.inner_text(".profile") == "at epoch 2"
     described = both.frame.locator("#side [role=img]").evaluate_all("all => all.map((one) => one.ariaLabel)")
     assert described[0] == "curves of 4 layers over epoch"
-    assert described[2] == "depth correlation over epoch"
     # Epoch 1 ends at step 19 of one and at step 49 of the other.
-    assert both.hover(1, 1) == "block.10 · epoch 1 · step 19 · 0.02 · longer: 0.001"
+    assert both.hover(1, 1) == f"block.10 · epoch 1 · step 19 · {said(0.02)} · longer: 0.001"
     for number, columns in ((1, 4), (2, 3)):  # the other run, the difference
         place = both.pixel(0, 1, rows=3, columns=columns, number=number)[1]
         both.frame.locator("canvas.map").nth(number).hover(position=place)
-        assert both.settled() == "block.10 · epoch 1 · step 19 · 0.02 · longer: 0.001"
+        assert both.settled() == f"block.10 · epoch 1 · step 19 · {said(0.02)} · longer: 0.001"
     place = both.pixel(0, 3, rows=3, columns=4, number=1)[1]  # an epoch that one of them has not reached
     both.frame.locator("canvas.map").nth(1).hover(position=place)
     assert both.settled() == "4 of 4 layers, 3 measurements"
@@ -324,9 +346,9 @@ def test_measures_have_the_labels_and_scales_of_the_log(tab):
     main = tab(run="strengths")
     options = main.frame.locator("select[name=prefix] option").all_inner_texts()
     assert options == ["rwc: relative weight change (ratio)", "rwc_strength: mean node strength"]
-    assert "relative weight change (ratio), coloured by depth" in main.frame.inner_text("#side")
+    assert main.frame.inner_text("#colours") == "relative weight change per step (ratio)"
     main.frame.select_option("select[name=prefix]", "rwc_strength")
-    main.wait("document.querySelector('#side').textContent.includes('mean node strength, coloured by depth')")
+    main.wait("document.querySelector('#colours').textContent === 'mean node strength'")
     # All values are positive, but the quantity is signed: the largest has an end of the scale, not of viridis.
     np.testing.assert_allclose(main.pixel(3, 1, columns=2)[0], [45, 0, 75], atol=6)
 
@@ -344,7 +366,7 @@ def unit_cell(tab, row, column, rows=4, columns=3):
     width, height = tab.frame.evaluate(
         "(({width, height}) => [width, height])(document.querySelector('canvas.map').getBoundingClientRect())"
     )
-    return {"x": 40 + (column + 0.5) * (width - 40 - 64) / columns, "y": 4 + (row + 0.5) * (height - 38) / rows}
+    return {"x": 40 + (column + 0.5) * (width - 40 - 10) / columns, "y": 4 + (row + 0.5) * (height - 40) / rows}
 
 
 def test_a_layer_opens_to_its_units_and_closes_again(tab):
@@ -352,7 +374,7 @@ def test_a_layer_opens_to_its_units_and_closes_again(tab):
     assert "click ▸ or press U" in main.hover(2, 1)
     assert "click" not in main.hover(0, 1)
     place = main.pixel(2, 0)[1]
-    main.frame.locator("canvas.map").first.click(position={"x": 100, "y": place["y"]})
+    main.frame.locator("canvas.map").first.click(position={"x": 182, "y": place["y"]})
     assert shown(main, units=True) == "4 of 4 units, 3 measurements"
     assert "Units of block.2" in main.frame.inner_text("#path")
     order = [2, 3, 1, 0]  # the geometric means are 0.5, 0.027, 0.002, and nothing
@@ -361,21 +383,24 @@ def test_a_layer_opens_to_its_units_and_closes_again(tab):
         for column in range(3):
             main.frame.locator("canvas.map").first.hover(position=unit_cell(main, row, column))
             value = CHANGES[unit, column]
-            assert main.settled() == f"unit {unit} · epoch {column} · step {10 * column + 9} · {value:g}"
-    main.frame.locator("canvas.map").first.click(position=unit_cell(main, 1, 0))
+            told = said(value) if value else "0: did not move"
+            assert main.settled() == f"unit {unit} · epoch {column} · step {10 * column + 9} · {told}"
+    place = unit_cell(main, 1, 0)
+    main.frame.locator("canvas.map").first.click(position=place)
+    main.frame.locator("canvas.map").first.click(position={"x": 20, "y": place["y"]})
     main.settled()
     assert main.frame.inner_text("#pins") == "3"
-    assert "units at epoch 0" in main.frame.inner_text("#side")
+    assert main.frame.inner_text(".profile") == "at epoch 0"
     assert "depth" not in main.frame.inner_text("#side")
     assert not main.frame.is_visible("input[name=filter]")
     main.frame.select_option("select[name=prefix]", "rwc_rotation")
-    main.wait("document.querySelector('#side').textContent.includes('rotation (radians), coloured by activity')")
+    main.wait("document.querySelector('#colours').textContent === 'rotation (radians)'")
     main.settled()
     assert main.table()[0][2:] == ["0", "3", "1", "2"]
     assert "&p.lightning_rwc.layer=block.2" in main.page.url
     main.frame.click("button[name=back]")
     assert shown(main, units=False) == "4 of 4 layers, 3 measurements"
-    assert "relative weight change (ratio), coloured by depth" in main.frame.inner_text("#side")
+    assert "coloured by depth" in main.frame.inner_text("#side")
     assert main.frame.inner_text("#pins") == ""
     assert main.frame.evaluate("document.activeElement.className") == "map"
 
@@ -387,7 +412,7 @@ def test_units_open_and_close_by_keyboard_and_by_link(tab):
         main.page.keyboard.press(key)
     assert shown(main, units=True) == "4 of 4 units, 3 measurements"
     main.page.keyboard.press("ArrowDown")
-    assert main.settled() == "unit 2 · epoch 2 · step 29 · 0.25"
+    assert main.settled() == f"unit 2 · epoch 2 · step 29 · {said(0.25)}"
     main.page.keyboard.press("Escape")
     assert shown(main, units=False) == "4 of 4 layers, 3 measurements"
     assert main.frame.inner_text("#pins") == "stem"
@@ -430,20 +455,20 @@ def test_keyboard_reaches_every_cell_pins_and_selects(tab):
     main.frame.focus("canvas.map")
     for key in ("ArrowDown", "ArrowDown", "ArrowLeft"):
         main.page.keyboard.press(key)
-    assert main.settled() == "block.10 · epoch 1 · step 19 · 0.02"
+    assert main.settled() == f"block.10 · epoch 1 · step 19 · {said(0.02)}"
     main.page.keyboard.press("Enter")
     main.page.keyboard.press(" ")
     main.settled()
     assert main.frame.inner_text("#pins") == "block.10"
-    assert "depth profile at epoch 1" in main.frame.inner_text("#side")
+    assert main.frame.inner_text(".profile") == "at epoch 1"
 
 
 def test_play_walks_through_the_measurements_and_smoothing_leaves_the_table(tab):
     main = tab(run="main")
     table = main.table()
     main.frame.click("button[name=play]")
-    main.wait("document.querySelector('#side').textContent.includes('depth profile at epoch 0')")
-    main.wait("document.querySelector('#side').textContent.includes('depth profile at epoch 2')")
+    main.wait("document.querySelector('.profile').textContent === 'at epoch 0'")
+    main.wait("document.querySelector('.profile').textContent === 'at epoch 2'")
     main.wait("document.querySelector('button[name=play]').textContent === 'play'")
     main.frame.fill("input[name=smooth]", "0.9")
     main.settled()
@@ -492,9 +517,10 @@ def test_hostile_names_are_shown_and_nothing_else(tab):
     names = hostile.table()[0][2:]
     assert names == HOSTILE
     for row in range(len(HOSTILE)):
-        hostile.frame.locator("canvas.map").first.click(position=hostile.pixel(row, 0, rows=6, columns=2)[1])
+        place = hostile.pixel(row, 0, rows=6, columns=2)[1]
+        hostile.frame.locator("canvas.map").first.click(position={"x": 100, "y": place["y"]})
         hostile.settled()
-    assert hostile.frame.locator("#pins button").count() == len(HOSTILE)
+    assert hostile.frame.locator("#pins button:not(.all)").count() == len(HOSTILE)
     assert hostile.frame.locator("img, i, script[src]").count() == 0
     assert hostile.frame.evaluate("window.hacked") is None
     assert hostile.page.evaluate("window.hacked") is None
@@ -533,13 +559,15 @@ def test_live_log_grows_without_losing_the_selection(browser, tmp_path):
         live.wait("document.querySelector('#readout').textContent === '4 of 4 layers, 3 measurements'")
         live.frame.select_option("select[name=sort]", "name")
         live.settled()
-        live.frame.locator("canvas.map").first.click(position=live.pixel(0, 1)[1])
+        place = live.pixel(0, 1)[1]
+        live.frame.locator("canvas.map").first.click(position=place)
+        live.frame.locator("canvas.map").first.click(position={"x": 150, "y": place["y"]})
         write(tmp_path / "run", LAYERS, OTHER, first=3)
         live.page.mouse.move(5, 5)
         live.wait("document.querySelector('#readout').textContent === '4 of 4 layers, 6 measurements'")
         assert live.frame.inner_text("#pins") == "block.2"
         assert live.frame.input_value("select[name=sort]") == "name"
-        assert "depth profile at epoch 1" in live.frame.inner_text("#side")
+        assert live.frame.inner_text(".profile") == "at epoch 1"
         live.close()
     finally:
         process.terminate()

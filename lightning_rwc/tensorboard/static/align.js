@@ -2,8 +2,8 @@
 // Several runs over one x axis. Nothing here knows the page.
 import {CODES} from './cells.js';
 
-/** What runs can be aligned by, and how the axis is called. */
-export const AXES = {epoch: 'epoch', step: 'step', share: 'share of the run (%)'};
+/** How the axis is called. */
+const AXES = {epoch: 'epoch', step: 'step', share: 'share of the run (%)'};
 const MOST_COLUMNS = 1000;
 const ROUNDING = 1e-9;
 
@@ -11,6 +11,9 @@ const oneAnEpoch = ({epochs}) => epochs.every((epoch, i) => epoch !== null && (i
 
 /** What these tables can be aligned by. Epochs only count where no epoch of any table has two measurements. */
 export const possible = (tables) => (tables.every(oneAnEpoch) ? ['epoch', 'step', 'share'] : ['step', 'share']);
+
+/** What a control offers for these tables: pairs of value and text. */
+export const axisChoices = (tables) => possible(tables).map((by) => [by, AXES[by]]);
 
 /** `wanted`, or else epoch, or else step. */
 export function chosen(tables, wanted) {
@@ -91,7 +94,7 @@ export class Aligned {
    * of `join`. A single run keeps its own columns.
    */
   constructor(tables, wanted) {
-    this.own = tables;
+    Object.assign(this, {own: tables, wanted});
     this.by = chosen(tables, tables.length > 1 ? wanted : '');
     this.name = AXES[this.by];
     this.curves = join(tables.map((table) => positions(table, this.by)));

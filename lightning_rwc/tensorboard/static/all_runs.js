@@ -4,7 +4,12 @@ import {add, fill} from './dom.js';
 import {SmallMaps} from './small_maps.js';
 import {filtered, grouped, sorted} from './sweep.js';
 
-const ORDERS = [['name', 'by name'], ['newest', 'newest first'], ['lowest', 'lowest scalar first'], ['highest', 'highest scalar first']];
+const ORDERS = [
+  ['name', 'by name'],
+  ['newest', 'newest first'],
+  ['lowest', 'lowest scalar first'],
+  ['highest', 'highest scalar first'],
+];
 const MOST_RUNS = 100;
 
 export class AllRuns {
@@ -55,8 +60,8 @@ export class AllRuns {
   /** Show the run that was clicked, or the runs of a group one by one. */
   open({name, runs}) {
     if (runs.length === 1) return this.on.set({view: '', run: name});
-    const exactly = runs.map((run) => run.replaceAll(/[\\^$.*+?()[\]{}|]/g, '\\$&'));
-    this.on.set({group: '', runs: `^(${exactly.join('|')})$`});
+    const parts = name.split('*').map((part) => part.replaceAll(/[\\^$.+?()[\]{}|]/g, '\\$&'));
+    this.on.set({group: '', runs: `^${parts.join('[^/]*')}$`});
   }
 
   /** Fetch what is shown. Returns whether anything has changed. */
@@ -95,9 +100,9 @@ export class AllRuns {
     runs.setCustomValidity(this.broken ? 'not a regular expression' : '');
   }
 
-  /** Draw the maps; `shape` is of SmallMaps. */
-  show(state, shape) {
+  /** Draw the maps; `tableOf` gives the table of a run, and `shape` is of SmallMaps. */
+  show(tableOf, {scalar}, shape) {
     const {values, left} = this;
-    this.maps.show(this.groups, (run) => this.store.table(run, state), {...shape, values, left, scalar: state.scalar});
+    this.maps.show(this.groups, tableOf, {...shape, values, left, scalar});
   }
 }

@@ -2,6 +2,7 @@
 // Line charts, drawn by uPlot. A canvas above each chart holds what moves with the pointer.
 import uPlot from './vendor/uPlot.esm.js';
 import {readable} from './data.js';
+import {make} from './dom.js';
 
 // There is no half epoch, step or layer.
 const WHOLE = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power));
@@ -22,19 +23,28 @@ export class LineChart {
 
   /**
    * Draw anew. `series` is a list of {name, values, colour, width, dash, points}, all over `x`.
-   * @param shape {height, xName, logarithmic, range}
+   *
+   * @param shape {height, xName, yName, logarithmic, range, describe, nothing}: `nothing` is said if there is no number
    */
-  show(x, series, {height, xName, logarithmic, range, describe}) {
+  show(x, series, {height, xName, yName, logarithmic, range, describe, nothing = 'There is no number to draw.'}) {
     const style = getComputedStyle(document.documentElement);
     const [text, line] = ['--text', '--line'].map((name) => style.getPropertyValue(name));
     Object.assign(this, {x, series, logarithmic});
     const axis = {stroke: text, grid: {stroke: line, width: 0.5}, ticks: {stroke: line}, font: '11px system-ui'};
+    this.holder.setAttribute('role', 'img');
+    this.holder.setAttribute('aria-label', describe);
     // Where a curve is `undefined`, another one has a point: there is no gap.
     const shown = (value) => Number.isFinite(value) && !(logarithmic && value <= 0);
     const visible = (value) => (value === undefined || shown(value) ? value : null);
     const data = [x, ...series.map(({values}) => Array.from(values, visible))];
-    if (logarithmic && !data.slice(1).some((values) => values.some((value) => value != null))) logarithmic = false;
     this.plot?.destroy();
+    this.plot = this.above = null;
+    if (!data.slice(1).some((values) => values.some((value) => value != null))) {
+      // An axis would be invented.
+      this.holder.replaceChildren(make('p', {className: 'nothing', textContent: nothing}));
+      return;
+    }
+    this.holder.replaceChildren();
     this.plot = new uPlot(
       {
         width: Math.max(this.holder.clientWidth, 200),
@@ -44,7 +54,7 @@ export class LineChart {
         scales: {x: {time: false}, y: logarithmic ? {distr: 3} : {range}},
         axes: [
           {...axis, incrs: WHOLE, label: xName, labelSize: 16, labelFont: '11px system-ui', size: 26},
-          {...axis, size: 58, values: (_, splits) => splits.map((value) => (value === null ? '' : readable(value)))},
+          {...axis, size: 52, label: yName, labelSize: 16, labelFont: '11px system-ui', values: (_, splits) => splits.map((value) => (value === null ? '' : readable(value)))},
         ],
         series: [
           {},
@@ -61,8 +71,6 @@ export class LineChart {
       data,
       this.holder,
     );
-    this.holder.setAttribute('role', 'img');
-    this.holder.setAttribute('aria-label', describe);
     this.above = this.plot.over.appendChild(document.createElement('canvas'));
     this.above.className = 'overlay';
     this.plot.over.addEventListener('click', () => this.near && this.on.pin?.(this.near.layer));

@@ -1,11 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // A second run beside the selected one: its heatmap, their difference, and which layers they share.
 import {matching} from './align.js';
-import {differenceScale} from './colours.js';
-import {difference, inWords, reach} from './difference.js';
+import {looks} from './cells.js';
+import {ColourBar} from './colourbar.js';
 import {readable} from './data.js';
-import {add} from './dom.js';
+import {APPEARANCE, CODES, difference, inWords, reach} from './difference.js';
+import {make} from './dom.js';
 import {Heatmap} from './heatmap.js';
+import {present, swatch} from './key.js';
+import {diverging, ratios} from './scales.js';
 
 export class Comparison {
   /**
@@ -13,10 +16,14 @@ export class Comparison {
    * @param on what heatmaps call
    */
   constructor(parent, view, on) {
-    this.matching = add(parent.parentElement, 'details', {id: 'matching', hidden: true});
+    this.matching = make('details', {id: 'matching', hidden: true});
     parent.before(this.matching);
     this.otherMap = new Heatmap(parent, view, on);
     this.differenceMap = new Heatmap(parent, view, on);
+    this.bar = new ColourBar(parent.parentElement.querySelector('header'));
+    Object.assign(this.bar.figure, {id: '', className: 'colours'});
+    this.key = make('ul', {className: 'key', hidden: true});
+    parent.after(this.key);
   }
 
   get maps() {
@@ -25,7 +32,7 @@ export class Comparison {
 
   hide() {
     this.table = null;
-    for (const hidden of [this.matching, ...this.maps.map((map) => map.figure)]) hidden.hidden = true;
+    this.toggle(false);
   }
 
   /**
@@ -33,46 +40,59 @@ export class Comparison {
    *
    * @param aligned both runs, of align.js
    * @param names of the runs
-   * @param shape what the heatmap of the first run is drawn with: {axis, scale, dark, height, row}
+   * @param shape what the heatmap of the first run is drawn with: {axis, scale, looks, height, kind, names}
+   * @param appearance {patterns, difference, ground}: of appearance.json, and the colour of a cell that was not measured
    */
-  show({tables: [table, other], own}, [name, otherName], layers, shape) {
-    for (const shown of [this.matching, ...this.maps.map((map) => map.figure)]) shown.hidden = false;
-    this.showMatching(matching(...own), name, otherName, shape.row);
-    this.otherMap.show({...shape, table: other, layers, title: otherName, names: false});
-    Object.assign(this, {table: difference(table, other), other, name: otherName});
-    this.differenceMap.show({
-      ...shape,
-      table: this.table,
-      layers,
-      scale: differenceScale(this.table.ratio ? null : reach(this.table)),
-      title: `${name} ${this.table.ratio ? '÷' : '−'} ${otherName}`,
-      names: false,
-    });
+  show({tables: [table, other], own}, [name, otherName], layers, shape, {patterns, difference: {ticks}, ground}) {
+    this.toggle(true);
+    this.showMatching(matching(...own), name, otherName, shape.kind);
+    this.otherMap.show({...shape, table: other, layers, title: otherName});
+    const {perStep} = shape.scale;
+    Object.assign(this, {table: difference(table, other, perStep), other, name: otherName, perStep});
+    const title = `${name} ${this.table.ratio ? '÷' : '−'} ${otherName}`;
+    const scale = this.table.ratio ? ratios(ticks, title) : diverging(reach(this.table), title);
+    const special = looks({cells: APPEARANCE, patterns}, ground, CODES);
+    this.differenceMap.show({...shape, table: this.table, layers, scale, looks: special, title});
+    this.bar.show({...scale, title: perStep ? `${title}, per step` : title});
+    const kinds = present(this.table.codesOf(layers), special);
+    this.key.replaceChildren(
+      `${title}:`,
+      ...kinds.map((look) => {
+        const item = make('li');
+        item.append(swatch(look), look.words);
+        return item;
+      }),
+    );
+  }
+
+  toggle(shown) {
+    for (const one of [this.matching, this.key, ...[this.bar, ...this.maps].map(({figure}) => figure)]) one.hidden = !shown;
   }
 
   showMatching({both, first, second}, name, otherName, kind) {
-    const summary = add(this.matching, 'summary');
     const all = both.length + first.length + second.length;
     const missing = [[first, name], [second, otherName]].filter(([layers]) => layers.length);
     const parts = [`${both.length} of ${all} ${kind}s are in both runs`];
     parts.push(...missing.map(([layers, run]) => `${layers.length} only in ${run.slice(0, 100)}`));
-    summary.textContent = missing.length ? parts.join(' · ') : `all ${all} ${kind}s are in both runs`;
+    const text = missing.length ? parts.join(' · ') : `all ${all} ${kind}s are in both runs`;
     const lists = missing.map(([layers, run]) => {
-      const list = document.createElement('p');
-      list.textContent = `only in ${run.slice(0, 100)}: ${layers.map((layer) => layer.slice(0, 200)).join(', ')}`;
-      return list;
+      const names = layers.map((layer) => layer.slice(0, 200)).join(', ');
+      return make('p', {textContent: `only in ${run.slice(0, 100)}: ${names}`});
     });
-    this.matching.replaceChildren(summary, ...lists);
+    this.matching.replaceChildren(make('summary', {textContent: text}), ...lists);
   }
 
-  /** What the second run has at a cell of the first, and how they differ, in parts. */
-  words({layer, column}) {
-    const {table, other, name} = this;
+  /** What the second run has at a cell of the first, and how they differ, in parts; `wordsOf` a code. */
+  words({layer, column}, wordsOf = () => '') {
+    const {table, other, name, perStep} = this;
     if (!table) return [];
     const [step, epoch] = [other.steps[column], other.epochs[column]];
     if (step === null) return [`${name}: not measured`];
-    const value = readable(other.row(other.rowOf.get(layer))[column]);
+    const [value, words] = [readable(other.row(other.rowOf.get(layer))[column]), wordsOf(other.codeOf(layer, column))];
+    const there = !words ? value : words.startsWith(value) ? words : `${value}, ${words}`;
     const time = step === table.steps[column] ? '' : ` (${epoch === null ? '' : `epoch ${epoch}, `}step ${step})`;
-    return [`${name}: ${value}${time}`, inWords(table, layer, column, readable)];
+    const apart = inWords(table, layer, column, readable);
+    const unequal = perStep && other.spans?.[column] !== table.spans?.[column] && table.codeOf(layer, column) === 0;
+    return [`${name}: ${there}${time}`, unequal ? `${apart} per step` : apart];
   }
 }

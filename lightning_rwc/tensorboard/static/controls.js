@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The form above the map. It shows what is chosen and says what the user chooses.
-import {AXES, possible} from './align.js';
+import {axisChoices} from './align.js';
 import {add, fill} from './dom.js';
+import {foldable} from './rows.js';
+import {chosenColour, colourChoices} from './scales.js';
 
 const SORTS = {
   layer: [['depth', 'as defined'], ['value', 'by last value'], ['name', 'by name']],
@@ -9,7 +11,7 @@ const SORTS = {
 };
 /** What the view of all runs does not need. */
 const OF_ONE_RUN = ['run', 'other', 'layer', 'axis', 'smooth', 'time', 'play', 'PNG', 'CSV'];
-const SCALES = [['log', 'logarithmic'], ['linear', 'linear']];
+const AXES = [['log', 'logarithmic'], ['linear', 'linear']];
 
 export class Controls {
   /**
@@ -31,12 +33,15 @@ export class Controls {
     this.choice('layer', 'layer', [], (layer) => on.open(layer));
     this.choice('sort', 'rows', SORTS.layer);
     this.input('filter', 'layers (regular expression)', {type: 'search', value: state.filter});
-    this.choice('colour', 'colour', SCALES);
-    this.choice('axis', 'axis', SCALES);
+    const fold = this.field('fold', 'fold blocks', 'input');
+    Object.assign(fold, {type: 'checkbox', checked: Boolean(state.fold)});
+    fold.addEventListener('change', () => on.set({fold: fold.checked ? 'blocks' : ''}));
+    this.choice('colour', 'colour', []);
+    this.choice('axis', 'axis of curves', AXES);
     this.input('smooth', 'smoothing', {type: 'range', min: 0, max: 0.98, step: 0.02, value: state.smooth});
     const time = {type: 'range', min: 0, max: 0, step: 1, value: 0};
     this.input('time', 'measurement', time, (column) => on.select(Number(column)));
-    for (const name of ['sort', 'colour', 'axis']) this.fields[name].value = state[name];
+    for (const name of ['sort', 'axis']) this.fields[name].value = state[name];
     for (const [name, act] of [['play', on.play], ['PNG', on.png], ['CSV', on.csv]]) {
       const button = add(this.form, 'button', {type: 'button', textContent: name, name});
       button.addEventListener('click', act);
@@ -83,34 +88,37 @@ export class Controls {
     this.fields.layer.parentElement.hidden = !opened.length;
   }
 
-  /** Show that all runs are drawn, aligned as `by` says. */
-  showAll(tables, by) {
-    this.form.classList.add('all');
-    this.alignments(tables, by);
-    this.fields.by.parentElement.hidden = false;
+  /** Show that all runs are drawn; `table` is any of them, and `axis` of align.js. */
+  showAll({state, table, axis, error}) {
+    this.form.classList.add('allRuns');
+    this.showShared({state, table, kind: 'layer', axis, error});
   }
 
-  alignments(tables, by) {
-    fill(this.fields.by, possible(tables).map((one) => [one, AXES[one]]), by);
+  showShared({state, table, kind, axis: {tables, by}, error}) {
+    const {sort, filter, fold, colour} = this.fields;
+    fill(this.fields.by, axisChoices(tables), by);
+    this.fields.by.parentElement.hidden = tables.length < 2;
+    fill(sort, SORTS[kind] ?? SORTS.layer, state.sort);
+    filter.parentElement.hidden = kind === 'unit';
+    filter.setCustomValidity(error);
+    filter.setAttribute('aria-invalid', String(Boolean(error)));
+    if (!table) return;
+    fold.parentElement.hidden = !foldable(table);
+    fill(colour, colourChoices(table), chosenColour(table, state.colour));
+    colour.disabled = table.linear;
   }
 
   /**
    * Show what is drawn.
    *
-   * @param drawn {state, kind, error, linear, column, columns, aligned}: what a row is, 'layer' or 'unit', what is wrong with
-   *   the filter, whether scales are linear whatever the user chooses, and the selected column of how many,
-   *   and the axis of align.js
+   * @param drawn {state, table, kind, error, axis, column, columns}: the table as the server has it, what a row is, what
+   *   is wrong with the filter, {tables, by} of align.js, and the selected column of how many
    */
-  show({state, kind, error, linear, column, columns, aligned}) {
-    this.form.classList.remove('all');
-    const {by, sort, filter, colour, axis, time} = this.fields;
-    this.alignments(aligned.own, aligned.by);
-    by.parentElement.hidden = aligned.own.length < 2;
-    fill(sort, SORTS[kind], state.sort);
-    filter.parentElement.hidden = kind === 'unit';
-    filter.setCustomValidity(error);
-    filter.setAttribute('aria-invalid', String(Boolean(error)));
-    colour.disabled = axis.disabled = linear;
+  show({column, columns, ...shared}) {
+    this.form.classList.remove('allRuns');
+    this.showShared(shared);
+    const {axis, time} = this.fields;
+    axis.disabled = shared.table.linear;
     Object.assign(time, {max: columns - 1, value: column});
   }
 }

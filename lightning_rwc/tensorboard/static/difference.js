@@ -1,22 +1,23 @@
 // SPDX-License-Identifier: Apache-2.0
 // How two runs differ, cell by cell. Nothing here knows the page.
-import {CODES} from './cells.js';
+import {CODES as MEASURED} from './cells.js';
 
-/** The codes of cells that have no ratio. Each has its words, and none has a colour of the scale. */
-export const SPECIAL = {
-  value: {code: 0, words: 'a value in both'},
-  missing: {code: 1, words: 'not measured in both'},
-  zero: {code: 2, words: '0 in one run only'},
-  both_zero: {code: 3, words: '0 in both runs'},
-  not_finite: {code: 4, words: 'nan or inf in one run only'},
-  both_not_finite: {code: 5, words: 'nan or inf in both runs'},
+/** The codes of a difference's cells. */
+export const CODES = {value: 0, missing: 1, zero: 2, not_finite: 3, both_not_finite: 4};
+
+const NEUTRAL = {fill: '#cfcfcf', ink: '#8f8f8f', loud: false};
+/** How cells that have no ratio are drawn: none has a colour of the scale, because none is more or less. */
+export const APPEARANCE = {
+  missing: {fill: '#ffffff', ink: '#ffffff', pattern: 'none', loud: false, words: 'not measured in both'},
+  zero: {...NEUTRAL, pattern: 'none', words: '0 in one run only'},
+  not_finite: {...NEUTRAL, pattern: 'stripes', words: 'nan or inf in one run only'},
+  both_not_finite: {...NEUTRAL, pattern: 'cross', words: 'nan or inf in both runs'},
 };
 
-function kindOf(here, there, ratio) {
+function codeOf(here, there, ratio) {
   const finite = Number.isFinite(here) + Number.isFinite(there);
-  if (finite < 2) return finite ? SPECIAL.not_finite : SPECIAL.both_not_finite;
-  if (!ratio || (here !== 0 && there !== 0)) return SPECIAL.value;
-  return here === there ? SPECIAL.both_zero : SPECIAL.zero;
+  if (finite < 2) return finite ? CODES.not_finite : CODES.both_not_finite;
+  return ratio && here !== there && (here === 0 || there === 0) ? CODES.zero : CODES.value;
 }
 
 /**
@@ -24,7 +25,7 @@ function kindOf(here, there, ratio) {
  *
  * @param first, second tables of the same rows and columns, of `project` in align.js
  * @param perStep whether values are divided by the number of steps over which they reach
- * @returns a table whose `codes` are of SPECIAL
+ * @returns a table whose `codes` are CODES; two zeros are equal
  */
 export function difference(first, second, perStep = false) {
   const ratio = !(first.signed || first.share);
@@ -34,13 +35,13 @@ export function difference(first, second, perStep = false) {
   const valueOf = (table, cell) => table.values[cell] / ((perStep && table.spans?.[cell % columns]) || 1);
   values.forEach((_, cell) => {
     const [here, there] = [valueOf(first, cell), valueOf(second, cell)];
-    const missing = [first, second].some((table) => table.codes[cell] === CODES.missing);
-    const kind = missing ? SPECIAL.missing : kindOf(here, there, ratio);
-    codes[cell] = kind.code;
-    if (kind === SPECIAL.value) values[cell] = ratio ? here / there : here - there;
-    if (kind === SPECIAL.both_zero) values[cell] = 1;
+    const missing = [first, second].some((table) => table.codes[cell] === MEASURED.missing);
+    codes[cell] = missing ? CODES.missing : codeOf(here, there, ratio);
+    if (codes[cell] !== CODES.value) return;
+    if (ratio) values[cell] = here === there ? 1 : here / there;
+    else values[cell] = here - there;
   });
-  return Object.assign(Object.create(first), {values, codes, ratio});
+  return Object.assign(Object.create(first), {values, codes, ratio, spans: null});
 }
 
 /** The largest difference between finite values, for a symmetric scale; 1 if there is none. */
@@ -52,9 +53,7 @@ export function reach({values}) {
 export function inWords(table, layer, column, readable) {
   const at = table.rowOf.get(layer) * table.steps.length + column;
   const code = table.codes[at];
-  if (code !== SPECIAL.value.code && code !== SPECIAL.both_zero.code) {
-    return Object.values(SPECIAL).find((one) => one.code === code).words;
-  }
+  if (code !== CODES.value) return APPEARANCE[Object.keys(CODES)[code]].words;
   const value = table.values[at];
   if (!table.ratio) return `${value > 0 ? '+' : ''}${readable(value)}`;
   if (Math.abs(Math.log(value)) < 0.005) return '=';

@@ -15,7 +15,7 @@ export function csv(table, layers) {
 export const saveCsv = (table, layers, name) =>
   save(new Blob([csv(table, layers)], {type: 'text/csv'}), `${name}.csv`);
 
-/** Save every visible figure inside `frame`: its caption and its canvases, where they are on the page. */
+/** Save what `frame` shows: captions, the words of the key and canvases, where they are on the page. */
 export function savePng(frame, name) {
   const {left, top, width, height} = frame.getBoundingClientRect();
   const ratio = window.devicePixelRatio || 1;
@@ -28,14 +28,12 @@ export function savePng(frame, name) {
   context.translate(-left, -top);
   context.fillStyle = style.getPropertyValue('--text');
   context.font = '12px system-ui';
-  for (const figure of frame.querySelectorAll('figure')) {
-    if (figure.hidden) continue;
-    const at = figure.getBoundingClientRect();
-    context.fillText(figure.querySelector('figcaption').textContent, at.left, at.top + 12);
-    for (const canvas of figure.querySelectorAll('canvas')) {
-      const box = canvas.getBoundingClientRect();
-      if (canvas.width && canvas.height) context.drawImage(canvas, box.left, box.top, box.width, box.height);
-    }
+  context.textBaseline = 'middle';
+  for (const element of frame.querySelectorAll('figcaption, .words, canvas')) {
+    const box = element.getBoundingClientRect();
+    if (!box.width || !box.height) continue;
+    if (element.tagName === 'CANVAS') context.drawImage(element, box.left, box.top, box.width, box.height);
+    else context.fillText(element.textContent, box.left, box.top + box.height / 2);
   }
   sheet.toBlob((blob) => save(blob, `${name}.png`));
 }

@@ -2,22 +2,33 @@
 // The pinned rows, each a button that releases it.
 import {add, make} from './dom.js';
 
+const MOST = 12;
+
 export class Pins {
-  /** @param release called with the name of a row */
-  constructor(parent, release) {
+  /**
+   * @param release called with the name of a row
+   * @param releaseAll called without anything
+   */
+  constructor(parent, release, releaseAll) {
+    Object.assign(this, {release, releaseAll});
     this.element = add(parent, 'div', {id: 'pins'});
-    this.release = release;
   }
 
-  /** @param colour gives the colour of a row */
-  show(names, colour) {
-    this.element.replaceChildren(
-      ...names.map((name) => {
-        const button = make('button', {type: 'button', textContent: name.slice(0, 200), title: 'unpin'});
-        button.style.borderLeftColor = colour(name);
-        button.addEventListener('click', () => this.release(name));
-        return button;
-      }),
-    );
+  /** @param look gives the text and the colour of a row */
+  show(names, look) {
+    const buttons = names.slice(0, MOST).map((name) => {
+      const [text, colour] = look(name);
+      const button = make('button', {type: 'button', textContent: text.slice(0, 200), title: `unpin ${name}`});
+      button.style.borderLeftColor = colour;
+      button.addEventListener('click', () => this.release(name));
+      return button;
+    });
+    if (names.length > 1) {
+      const more = names.length > MOST ? `and ${names.length - MOST} more, ` : '';
+      const all = make('button', {type: 'button', textContent: `${more}unpin all`, className: 'all'});
+      all.addEventListener('click', this.releaseAll);
+      buttons.push(all);
+    }
+    this.element.replaceChildren(...buttons);
   }
 }

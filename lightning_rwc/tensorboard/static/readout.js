@@ -5,16 +5,27 @@ import {readable} from './data.js';
 
 const shortened = (name) => (name.length > 160 ? `${name.slice(0, 80)}…${name.slice(-80)}` : name);
 
-/** What a cell of `table` says, as parts of a sentence. */
-export function cellText(table, {layer, column}, kind) {
+/**
+ * What a cell of `table` says, as parts of a sentence.
+ *
+ * @param shape {kind, perStep, wordsOf}: what a row is, whether colours are per step, and what a code means
+ */
+export function cellText(table, {layer, column}, {kind, perStep = false, wordsOf = () => ''}) {
   const name = kind === 'unit' ? `unit ${shortened(layer)}` : shortened(layer);
-  const epoch = table.epochs[column];
   if (table.steps[column] === null) return [name, 'not measured'];
+  const epoch = table.epochs[column];
+  const shape = table.shapes[layer];
+  const value = table.row(table.rowOf.get(layer))[column];
+  const [number, words] = [readable(value), wordsOf(table.codeOf(layer, column))];
+  const span = table.spans?.[column];
   return [
     name,
+    ...(shape ? [shortened(shape)] : []),
     ...(epoch === null ? [] : [`epoch ${epoch}`]),
     `step ${table.steps[column]}`,
-    readable(table.row(table.rowOf.get(layer))[column]),
+    ...(words.startsWith(number) ? [] : [number]),
+    ...(words ? [words] : []),
+    ...(perStep && span > 1 && value > 0 && Number.isFinite(value) ? [`${readable(value / span)} per step`] : []),
   ];
 }
 

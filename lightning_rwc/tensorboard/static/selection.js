@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the user has chosen. All of it is in the link.
 
-/** What a link can hold. `time` is a step, or empty for the newest. `layer` is the one whose units are shown. */
+/**
+ * What a link can hold. `time` is a step, or empty for the newest. `layer` is the one whose units are shown. `colour` is
+ * empty for what the server says. With `fold`, a row is a block.
+ */
 export const DEFAULTS = {
   run: '',
   other: '',
@@ -15,7 +18,8 @@ export const DEFAULTS = {
   layer: '',
   sort: 'depth',
   filter: '',
-  colour: 'log',
+  fold: '',
+  colour: '',
   axis: 'log',
   smooth: '0',
   time: '',
@@ -56,8 +60,12 @@ export class Selection {
   /** Pin a row, or release it. */
   pin(name) {
     const {pins} = this;
-    const wanted = pins.includes(name) ? pins.filter((one) => one !== name) : [...pins, name];
-    this.set({[this.pinned]: wanted.length ? JSON.stringify(wanted) : ''});
+    this.set(this.pinOnly(pins.includes(name) ? pins.filter((one) => one !== name) : [...pins, name]));
+  }
+
+  /** The change that pins these rows and no others. */
+  pinOnly(names) {
+    return {[this.pinned]: names.length ? JSON.stringify(names) : ''};
   }
 
   /** The column of the selected measurement among `steps`. */
@@ -66,8 +74,12 @@ export class Selection {
     return at >= 0 ? at : steps.length - 1;
   }
 
-  /** Select a measurement. The newest one stays the newest when the run grows. */
   select(column, steps) {
-    this.set({time: column >= steps.length - 1 ? '' : String(steps[column])});
+    this.set(this.timeOf(column, steps));
+  }
+
+  /** The change that selects a measurement. The newest one stays the newest when the run grows. */
+  timeOf(column, steps) {
+    return {time: column >= steps.length - 1 ? '' : String(steps[column])};
   }
 }

@@ -1,10 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Many runs at once: a small heatmap of each, all on one scale, over one x axis, and with the same rows.
 import {align, chosen, project} from './align.js';
+import {inks, sized} from './canvas.js';
 import {CODES} from './cells.js';
-import {barColour, paint} from './colours.js';
+import {ColourBar} from './colourbar.js';
 import {readable} from './data.js';
 import {add} from './dom.js';
+import {Key} from './key.js';
+import {raster} from './raster.js';
+import {paint} from './scales.js';
 import {commonPath, mean, rowsOf, together} from './sweep.js';
 
 const MOST_COLUMNS = 400;
@@ -18,8 +22,11 @@ export class SmallMaps {
     this.on = on;
     /** All maps in one line. */
     this.summary = '';
-    this.bar = add(parent, 'div', {id: 'sweepBar'});
+    this.bar = new ColourBar(parent);
+    Object.assign(this.bar.figure, {id: '', className: 'colours'});
     this.grid = add(parent, 'div', {id: 'smallMaps'});
+    this.key = new Key(parent);
+    Object.assign(this.key.element, {id: '', className: 'key'});
     this.maps = [];
   }
 
@@ -28,8 +35,9 @@ export class SmallMaps {
    *
    * @param groups [{name, runs}] in order
    * @param tableOf the table of a run, or undefined while it is not there
-   * @param shape {by, keep, scaleOf, codes, scalar, values, left}: what to align by, which of some layers are
-   *   shown, the scale for some tables, the chosen scalar with its values, and how many runs are left out
+   * @param shape {by, keep, scaleOf, looks, wordsOf, scalar, values, left}: what to align by, which of some layers are
+   *   shown, the scale for some tables and layers, how cells are drawn and what they mean, the chosen scalar with its
+   *   values, and how many runs are left out
    */
   show(groups, tableOf, shape) {
     const found = groups
@@ -40,7 +48,7 @@ export class SmallMaps {
     const families = rowsOf(all);
     const kept = new Map([...new Set(families)].map((rows) => [rows, shape.keep(rows)]));
     const path = commonPath(found.map(({name}) => name));
-    const scale = shape.scaleOf(all);
+    const scale = all.length ? shape.scaleOf(all, [...kept.values()].flat()) : null;
     this.axis = {tables: all, by: axis.by};
     let run = 0;
     const drawn = found.map((group) => {
@@ -56,26 +64,16 @@ export class SmallMaps {
     const height = Math.min(Math.max(3 * Math.max(1, ...drawn.map(({rows}) => rows.length)), 70), 180);
     drawn.forEach((one, index) => this.maps[index].show({...one, ...shape, scale, axis, height}));
     this.summary = summary(found, all.length, axis, kept, {...shape, path});
-    this.drawBar(scale, all[0]?.label ?? '');
-    this.mark(null);
+    this.bar.figure.hidden = this.key.element.hidden = !all.length;
+    if (!all.length) return;
+    this.bar.show(scale);
+    const codes = Uint8Array.from(new Set(drawn.flatMap(({table}) => [...new Set(table.codes)])));
+    this.key.show({codes, looks: shape.looks, words: all[0].words, findings: 0, opens: 0});
   }
 
   /** Highlight the same layer and column in all maps. */
   mark(cell) {
-    for (const map of this.maps) map.draw(cell);
-  }
-
-  drawBar(scale, label) {
-    const [width, height] = [240, 10];
-    const ratio = window.devicePixelRatio || 1;
-    const canvas = Object.assign(document.createElement('canvas'), {width: width * ratio, height: height * ratio});
-    const context = canvas.getContext('2d');
-    context.scale(ratio, 1);
-    for (let x = 0; x < width; x++) {
-      context.fillStyle = barColour(scale, x / (width - 1));
-      context.fillRect(x, 0, 1.5, height * ratio);
-    }
-    this.bar.replaceChildren(label, canvas);
+    for (const map of this.maps) map.mark(cell);
   }
 }
 
@@ -86,8 +84,9 @@ class SmallMap {
     const caption = add(this.figure, 'figcaption');
     this.button = add(caption, 'button', {type: 'button'});
     this.note = add(caption, 'span');
-    this.canvas = add(this.figure, 'canvas');
-    this.cells = document.createElement('canvas');
+    const holder = add(this.figure, 'div', {className: 'holder'});
+    this.canvas = add(holder, 'canvas');
+    this.above = add(holder, 'canvas', {className: 'overlay'});
     const open = () => owner.on.open(this.group);
     this.button.addEventListener('click', open);
     this.canvas.addEventListener('click', open);
@@ -99,8 +98,8 @@ class SmallMap {
     this.canvas.addEventListener('pointerleave', () => point(null));
   }
 
-  show({group, table, rows, title, scale, axis, height, scalar, values}) {
-    Object.assign(this, {group, table, rows, axis, height, columns: axis.x.length});
+  show({group, table, rows, title, scale, axis, height, looks, wordsOf, scalar, values}) {
+    Object.assign(this, {group, table, rows, axis, height, looks, wordsOf, columns: axis.x.length});
     const several = group.runs.length > 1;
     this.button.textContent = title;
     this.button.title = several ? group.runs.join('\\n') : group.name;
@@ -110,28 +109,44 @@ class SmallMap {
     this.canvas.setAttribute('role', 'img');
     const what = several ? 'geometric mean of its runs' : 'one run';
     this.canvas.setAttribute('aria-label', `${group.name}: ${what}, ${rows.length} layers over ${axis.name}`);
-    paintCells(this.cells, table, rows, scale);
+    this.cells = {columns: this.columns, codes: table.codesOf(rows), colours: paint(table, rows, scale)};
+    this.draw();
   }
 
-  draw(cell) {
+  get width() {
+    return Math.floor(this.figure.clientWidth) || 200;
+  }
+
+  draw() {
+    const {width, height, columns, rows} = this;
+    const context = sized(this.canvas, width, height);
     const ratio = window.devicePixelRatio || 1;
-    const [width, height] = [this.canvas.clientWidth || 200, this.height];
-    this.canvas.style.height = `${height}px`;
-    Object.assign(this.canvas, {width: Math.round(width * ratio), height: Math.round(height * ratio)});
-    const context = this.canvas.getContext('2d');
-    context.scale(ratio, ratio);
-    context.imageSmoothingEnabled = false;
-    context.drawImage(this.cells, 0, 0, width, height);
+    const size = {width: Math.round(width * ratio), height: Math.round(height * ratio), ratio};
+    if (columns && rows.length) {
+      const span = {left: 0, right: columns, top: 0, bottom: rows.length};
+      const pixels = raster({...this.cells, rows: rows.length}, span, size, this.looks);
+      context.putImageData(new ImageData(new Uint8ClampedArray(pixels.buffer), size.width, size.height), 0, 0);
+    }
+    this.mark(null);
+  }
+
+  mark(cell) {
     const row = cell ? this.rows.indexOf(cell.layer) : -1;
+    if (row < 0 && !this.marked) return;
+    this.marked = row >= 0;
+    const {width, height} = this;
+    const context = sized(this.above, width, height);
     if (row < 0) return;
-    context.strokeStyle = getComputedStyle(document.documentElement).getPropertyValue('--text');
-    const [across, down] = [width / this.columns, height / this.rows.length];
-    context.strokeRect(-1, row * down, width + 2, down);
-    context.strokeRect(cell.column * across, -1, across, height + 2);
+    const [wide, high] = [width / this.columns, height / this.rows.length];
+    for (const [colour, line] of [[inks().ground, 3], [inks().text, 1]]) {
+      Object.assign(context, {strokeStyle: colour, lineWidth: line});
+      context.strokeRect(-2, row * high, width + 4, high);
+      context.strokeRect(cell.column * wide, -2, wide, height + 4);
+    }
   }
 
   at(x, y) {
-    const column = Math.floor((x / this.canvas.clientWidth) * this.columns);
+    const column = Math.floor((x / this.width) * this.columns);
     const layer = this.rows[Math.floor((y / this.height) * this.rows.length)];
     return layer === undefined || !(column >= 0 && column < this.columns) ? null : {layer, column};
   }
@@ -148,25 +163,15 @@ class SmallMap {
     const index = row * this.columns + column;
     const value = table.values[index];
     if (table.codes[index] === CODES.missing) return [...head, 'not measured'];
-    if (!several || !Number.isFinite(table.low[index])) return [...head, readable(value)];
+    const words = this.wordsOf(table, table.codes[index]);
+    if (!several || !Number.isFinite(table.low[index])) {
+      return [...head, ...(words.startsWith(readable(value)) ? [] : [readable(value)]), ...(words ? [words] : [])];
+    }
     const [low, high] = [table.low[index], table.high[index]];
     const times = low > 0 ? `, ×${readable(Number((high / low).toPrecision(2)))}` : '';
-    return [...head, `mean ${readable(value)}`, `${readable(low)} to ${readable(high)}${times}`];
+    const range = `${readable(low)} to ${readable(high)}${times}`;
+    return [...head, `mean ${readable(value)}`, range, ...(words ? [words] : [])];
   }
-}
-
-function paintCells(canvas, table, rows, scale) {
-  const columns = table.steps.length;
-  Object.assign(canvas, {width: Math.max(columns, 1), height: Math.max(rows.length, 1)});
-  const context = canvas.getContext('2d');
-  const image = context.createImageData(canvas.width, canvas.height);
-  rows.forEach((layer, row) => {
-    table.row(table.rowOf.get(layer)).forEach((value, column) => {
-      const colour = paint(scale, value);
-      if (colour) image.data.set([...colour, 255], 4 * (row * columns + column));
-    });
-  });
-  context.putImageData(image, 0, 0);
 }
 
 /** One line on all maps. */

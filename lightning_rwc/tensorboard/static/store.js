@@ -7,13 +7,14 @@ import {compareNames} from './sweep.js';
  * What can be chosen of `series`, or null if there is nothing.
  *
  * @param state what is chosen: {run, other, prefix, layer}
- * @returns {runs, tables, opens, state}: names of runs, the series of the run, the layers that have units, and
- *   `state` with something that is there in place of what is not
+ * @returns {runs, tables, opens, state, gone}: names of runs, the newest first, the series of the run, the layers that
+ *   have units, `state` with something that is there in place of what is not, and the names of runs that are not there
  */
 export function choices(series, {run, other, prefix, layer}) {
   const ofLayers = series.filter((one) => one.layer === null);
-  const runs = [...new Set(ofLayers.map((one) => one.run))].sort(compareNames);
+  const runs = newestFirst(ofLayers);
   if (!runs.length) return null;
+  const gone = [run, other].filter((name) => name && !runs.includes(name));
   if (!runs.includes(run)) run = runs[0];
   if (!runs.includes(other)) other = '';
   const here = series.filter((one) => one.run === run);
@@ -21,7 +22,14 @@ export function choices(series, {run, other, prefix, layer}) {
   const tables = here.filter((one) => one.layer === (layer || null));
   if (!tables.some((one) => one.prefix === prefix)) prefix = (closest(tables, prefix) ?? tables[0]).prefix;
   const openable = here.filter((one) => one.layer !== null && closest([one], prefix));
-  return {runs, tables, opens: new Set(openable.map((one) => one.layer)), state: {run, other, prefix, layer}};
+  return {runs, tables, opens: new Set(openable.map((one) => one.layer)), state: {run, other, prefix, layer}, gone};
+}
+
+/** The names of the runs of `series`; of those that were written at the same time, in the order of names. */
+export function newestFirst(series) {
+  const newest = new Map();
+  for (const one of series) newest.set(one.run, Math.max(newest.get(one.run) ?? -Infinity, one.newest));
+  return [...newest.keys()].sort((a, b) => newest.get(b) - newest.get(a) || compareNames(a, b));
 }
 
 export class Store {
@@ -35,7 +43,7 @@ export class Store {
   /** Fetch the tables of `runs` that are new or have grown. Returns whether any has. */
   async load(runs, {prefix, layer}) {
     const wanted = {};
-    const one = async (run) => {
+    const loadOne = async (run) => {
       const there = (one) => one.run === run && one.prefix === prefix && one.layer === (layer || null);
       const series = this.series.find(there);
       if (!series) return;
@@ -44,7 +52,7 @@ export class Store {
       wanted[key] =
         known?.newest === series.newest ? known : {...series, table: await this.fetched(run, prefix, layer)};
     };
-    await Promise.all(runs.map(one));
+    await Promise.all(runs.map(loadOne));
     const before = this.tables;
     this.tables = wanted;
     return Object.keys({...before, ...wanted}).some((key) => before[key] !== wanted[key]);

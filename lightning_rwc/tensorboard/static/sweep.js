@@ -2,7 +2,7 @@
 // Many runs: which are shown, in which order, in which groups, and what a group is. Nothing here knows the page.
 import {CODES} from './cells.js';
 
-const MOST_LETTERS = 200;
+const MOST_LETTERS = 1000;
 const NUMBER = /(\d+(?:\.\d+)?(?:e[-+]?\d+)?)/;
 
 /** The run names that an expression finds, or null while it is not a regular expression. */
@@ -83,8 +83,7 @@ export function sorted(groups, by, numbers = {}) {
 
 /** The mean of the runs of a group that have a number; nan if none has. */
 export function mean({runs}, numbers) {
-  const there = runs.map((run) => numbers[run]).filter((number) => Number.isFinite(number));
-  return there.length ? there.reduce((sum, number) => sum + number, 0) / there.length : NaN;
+  return middle(runs.map((run) => numbers[run])) ?? NaN;
 }
 
 const newest = ({runs}, numbers) => Math.max(...runs.map((run) => numbers[run] ?? -Infinity));
@@ -135,7 +134,13 @@ export function together(tables) {
     values[cell] = usable.length ? (geometric ? Math.exp(total) : total) : all[0];
     if (finite.length) [low[cell], high[cell]] = [Math.min(...finite), Math.max(...finite)];
   }
-  return Object.assign(Object.create(first), {values, low, high, codes});
+  const spans = first.spans && first.spans.map((_, column) => middle(tables.map((table) => table.spans?.[column])));
+  return Object.assign(Object.create(first), {values, low, high, codes, spans});
+}
+
+function middle(numbers) {
+  const there = numbers.filter(Number.isFinite);
+  return there.length ? there.reduce((sum, number) => sum + number, 0) / there.length : null;
 }
 
 function codeOfAll(codes) {

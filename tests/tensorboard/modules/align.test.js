@@ -11,7 +11,7 @@ import {
   possible,
   project,
 } from '../../../lightning_rwc/tensorboard/static/align.js';
-import {table} from './tables.js';
+import {byName as table} from './tables.js';
 
 const ten = table({a: [1, 2, 3]}, {steps: [9, 19, 29], epochs: [0, 1, 2]});
 const quarter = table({a: [4, 5, 6, 7]}, {steps: [24, 49, 74, 99], epochs: [0, 1, 2, 3]});

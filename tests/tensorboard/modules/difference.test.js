@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {SPECIAL, difference, inWords, reach} from '../../../lightning_rwc/tensorboard/static/difference.js';
-import {close, table} from './tables.js';
+import {APPEARANCE, CODES, difference, inWords, reach} from '../../../lightning_rwc/tensorboard/static/difference.js';
+import {byName as table, close} from './tables.js';
 
-const code = (name) => SPECIAL[name].code;
+const code = (name) => CODES[name];
 const words = (one, layer, column) => inWords(one, layer, column, String);
 
 test('ratios of values, and words for what has no ratio', () => {
   const first = table({a: [3, 1, 0, 0, NaN, Infinity, Infinity, 2]});
   const second = table({a: [1, 4, 1, 0, 1, 0, NaN, 2]});
   const found = difference(first, second);
-  const names = ['value', 'value', 'zero', 'both_zero', 'not_finite', 'not_finite', 'both_not_finite', 'value'];
+  const names = ['value', 'value', 'zero', 'value', 'not_finite', 'not_finite', 'both_not_finite', 'value'];
   assert.deepEqual([...found.codes], names.map(code));
   assert.deepEqual([...found.values], [3, 0.25, NaN, 1, NaN, NaN, NaN, 1]);
   assert.deepEqual([0, 1, 2, 3, 4, 6, 7].map((column) => words(found, 'a', column)), [
@@ -46,4 +46,13 @@ test('values per step are compared if the scale is', () => {
     assert.ok(close(got, ratio) || (Number.isNaN(got) && Number.isNaN(ratio)), `${got} is not ${ratio}`);
   });
   assert.deepEqual([...difference(first, second).values], [1, 1, NaN, 1, 3, 1]);
+});
+
+test('cells without a ratio are grey, and say what they are', () => {
+  assert.deepEqual(Object.keys(APPEARANCE), Object.keys(CODES).slice(1));
+  for (const {fill, ink, loud, words} of Object.values(APPEARANCE)) {
+    for (const colour of [fill, ink]) assert.match(colour, /^#(..)\1\1$/);
+    assert.equal(loud, false);
+    assert.ok(words);
+  }
 });

@@ -1,27 +1,29 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {Table} from '../../../lightning_rwc/tensorboard/static/data.js';
 import {csv} from '../../../lightning_rwc/tensorboard/static/exports.js';
 import {cellText, hasCell} from '../../../lightning_rwc/tensorboard/static/readout.js';
+import {table} from './tables.js';
 
-const table = (layers, steps, epochs, values) =>
-  new Table({
-    layers,
-    steps,
-    epochs,
-    values: Buffer.from(new Float32Array(values).buffer).toString('base64'),
-  });
-const HERE = table(['a', 'b'], [9, 19], [0, null], [0.5, 0.25, NaN, Infinity]);
+const HERE = table([[0.5, 0.25], [NaN, Infinity]], {epochs: [0, null]});
 
 test('a cell says its row, its time and its value', () => {
-  assert.deepEqual(cellText(HERE, {layer: 'a', column: 0}, 'layer'), ['a', 'epoch 0', 'step 9', '0.5']);
-  assert.deepEqual(cellText(HERE, {layer: 'b', column: 1}, 'unit'), ['unit b', 'step 19', 'inf']);
-  const gap = table(['a'], [null, 9], [null, 0], [NaN, 1]);
-  assert.deepEqual(cellText(gap, {layer: 'a', column: 0}, 'layer'), ['a', 'not measured']);
-  const long = table(['x'.repeat(200) + 'y'], [1], [0], [1]);
-  const [name] = cellText(long, {layer: long.layers[0], column: 0}, 'layer');
+  assert.deepEqual(cellText(HERE, {layer: 'a', column: 0}, {kind: 'layer'}), ['a', 'epoch 0', 'step 9', '0.5']);
+  assert.deepEqual(cellText(HERE, {layer: 'b', column: 1}, {kind: 'unit'}), ['unit b', 'step 19', 'inf']);
+  const gap = table([[NaN, 1]], {steps: [null, 9], epochs: [null, 0]});
+  assert.deepEqual(cellText(gap, {layer: 'a', column: 0}, {kind: 'layer'}), ['a', 'not measured']);
+  const long = table([[1]], {layers: ['x'.repeat(200) + 'y']});
+  const [name] = cellText(long, {layer: long.layers[0], column: 0}, {kind: 'layer'});
   assert.equal(name, `${'x'.repeat(80)}…${'x'.repeat(79)}y`);
+});
+
+test('a cell says its shape, what kind of cell it is, and its value per step', () => {
+  const known = {spans: [10, 5], shapes: {b: 'Linear 2×3'}, cells: [[0, 0], [5, 2]]};
+  const told = table([[0.5, 0.25], [0, NaN]], known);
+  const shape = {kind: 'layer', perStep: true, wordsOf: (code) => ({5: 'frozen', 2: 'nan: not finite'})[code] ?? ''};
+  assert.deepEqual(cellText(told, {layer: 'a', column: 1}, shape), ['a', 'epoch 1', 'step 19', '0.25', '0.05 per step']);
+  assert.deepEqual(cellText(told, {layer: 'b', column: 0}, shape), ['b', 'Linear 2×3', 'epoch 0', 'step 9', '0', 'frozen']);
+  assert.deepEqual(cellText(told, {layer: 'b', column: 1}, shape).slice(3), ['step 19', 'nan: not finite']);
 });
 
 test('a cell is there if its row and its time are', () => {
@@ -32,7 +34,7 @@ test('a cell is there if its row and its time are', () => {
 });
 
 test('a file of numbers has a row a measurement, and quotes names', () => {
-  const quoted = table(['say "a"', 'b'], [9, 19], [0, null], [0.5, 0.25, NaN, Infinity]);
+  const quoted = table([[0.5, 0.25], [NaN, Infinity]], {layers: ['say "a"', 'b'], epochs: [0, null]});
   const expected = '"epoch","step","b","say ""a"""\r\n0,9,NaN,0.5\r\n,19,Infinity,0.25\r\n';
   assert.equal(csv(quoted, ['b', 'say "a"']), expected);
 });

@@ -19,6 +19,15 @@ test('what is not there is replaced by something that is', () => {
   assert.deepEqual(there.tables.map(({prefix}) => prefix), ['rwc', 'rwc_rotation']);
 });
 
+test('the newest run is first, and chosen where none is', () => {
+  const series = [one('old', 'rwc', null, 5), one('new', 'rwc', null, 9), one('b', 'rwc'), one('a10', 'rwc'), one('a9', 'rwc')];
+  const there = choices([...series, one('old', 'l2', null, 7)], NOTHING);
+  assert.deepEqual(there.runs, ['new', 'old', 'a9', 'a10', 'b']);
+  assert.equal(there.state.run, 'new');
+  assert.deepEqual(there.gone, []);
+  assert.deepEqual(choices(series, {...NOTHING, run: 'x', other: 'y'}).gone, ['x', 'y']);
+});
+
 test('the tables of an opened layer are those of its units', () => {
   const series = [one('a', 'rwc'), one('a', 'rwc_still'), one('a', 'rwc', 'fc'), one('a', 'rwc_rotation', 'fc')];
   const there = choices(series, {...NOTHING, run: 'a', prefix: 'rwc_still', layer: 'fc'});

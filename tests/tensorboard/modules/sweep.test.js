@@ -12,7 +12,7 @@ import {
   sorted,
   together,
 } from '../../../lightning_rwc/tensorboard/static/sweep.js';
-import {close, table} from './tables.js';
+import {byName as table, close} from './tables.js';
 
 test('runs are filtered by an expression, and a broken one filters nothing', () => {
   assert.deepEqual(filtered(['lr_1', 'LR_2', 'mlp'], '^lr'), ['lr_1', 'LR_2']);
