@@ -55,6 +55,7 @@ export class Comparison {
     this.differenceMap.show({...shape, table: this.table, layers, scale, looks: special, title});
     this.bar.show({...scale, title: perStep ? `${title}, per step` : title});
     const kinds = present(this.table.codesOf(layers), special);
+    this.key.hidden = !kinds.length;
     this.key.replaceChildren(
       `${title}:`,
       ...kinds.map((look) => {

@@ -9,7 +9,7 @@ const NEUTRAL = {fill: '#cfcfcf', ink: '#8f8f8f', loud: false};
 /** How cells that have no ratio are drawn: none has a colour of the scale, because none is more or less. */
 export const APPEARANCE = {
   missing: {fill: '#ffffff', ink: '#ffffff', pattern: 'none', loud: false, words: 'not measured in both'},
-  zero: {...NEUTRAL, pattern: 'none', words: '0 in one run only'},
+  zero: {...NEUTRAL, pattern: 'dots', words: '0 in one run only'},
   not_finite: {...NEUTRAL, pattern: 'stripes', words: 'nan or inf in one run only'},
   both_not_finite: {...NEUTRAL, pattern: 'cross', words: 'nan or inf in both runs'},
 };
