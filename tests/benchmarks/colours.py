@@ -36,7 +36,9 @@ def colours(repeats, quick):
             results[scale][name] = {"median shift, ticks": np.median(found), "largest": max(found, key=abs)}
         every = np.abs([shift for found in of.values() for shift in found])
         results[scale]["all"] = {"median shift, ticks": np.median(every), "largest": every.max()}
-    note = f"from one measurement an epoch of batches of {_USUAL}, {len(_NETWORKS)} networks, digits; a tick is a decade"
+    note = (
+        f"from one measurement an epoch of batches of {_USUAL}, {len(_NETWORKS)} networks, digits; a tick is a decade"
+    )
     for scale, table in results.items():
         yield f"per {scale}", note, table
 

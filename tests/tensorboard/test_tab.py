@@ -16,6 +16,8 @@ import pytest
 from matplotlib import colormaps
 from torch.utils.tensorboard import SummaryWriter
 
+from lightning_rwc.cells import Cell
+from lightning_rwc.findings.finding import Finding
 from lightning_rwc.scale import FIXED
 from tests.tensorboard.logs import announce, serve, write, write_measurement, write_units
 
@@ -40,6 +42,10 @@ LOOKS = json.loads((resources.files("lightning_rwc") / "appearance.json").read_t
 LOWEST, HIGHEST = FIXED["step"][0].value, FIXED["step"][-1].value
 OTHER = np.array([[1e-3, 1e-3, 1e-3], [1e-3, 1e-3, 1e-3], [5e-1, 5e-1, 5e-1], [1.0, 1.0, 1.0]])
 
+BLOCKS = [f"net.body.{block}.{part}" for block in (0, 1) for part in ("fc", "norm")]
+SICK = np.array([[1e-2, 2e-2, 4e-2, 8e-2], [2e-2, 4e-2, 8e-2, 1.6e-1], [1e-2, 0, 0, 0], [1e-2, 0, 0, 0]])
+NO_GRADIENT = Finding("no_gradient", tuple(BLOCKS[2:]), 1, 19, "They have no gradient. Use them in forward().")
+
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome, which is not installed here"),
@@ -49,7 +55,10 @@ pytestmark = [
 @pytest.fixture(scope="module")
 def log_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("log")
-    write(folder / "main", LAYERS, VALUES)
+    write(folder / "main", LAYERS, VALUES, correlations=[0.8, 0.4, -0.2])
+    causes = {layer: [(19, int(Cell.NO_GRADIENT))] for layer in BLOCKS[2:]}
+    write(folder / "sick", BLOCKS, SICK, findings=[NO_GRADIENT], causes=causes, shapes={BLOCKS[0]: "Linear 3×4"})
+    write(folder / "lost", LAYERS, np.full((4, 3), np.nan))
     write(folder / "other", LAYERS, OTHER)
     write(folder / "longer", LAYERS[1:], OTHER[1:, [0, 1, 2, 0]], epoch_length=25)
     with SummaryWriter(str(folder / "strengths")) as writer:
@@ -77,7 +86,7 @@ def log_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(log_dir):
     process, address = serve(log_dir)
-    wanted = 13
+    wanted = 15
     while urlopen(f"{address}data/plugin/lightning_rwc/runs").read().count(b'"run"') < wanted:
         time.sleep(0.2)
     yield address
@@ -98,8 +107,9 @@ def browser():
 class Tab:
     """The tab, opened by a link."""
 
-    def __init__(self, browser, url, **state):
-        self.page = browser.new_page(viewport={"width": 1400, "height": 900}, accept_downloads=True)
+    def __init__(self, browser, url, width=1400, touch=False, **state):
+        size = {"width": width, "height": 900}
+        self.page = browser.new_page(viewport=size, accept_downloads=True, has_touch=touch)
         self.errors = []
         self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
@@ -137,6 +147,22 @@ class Tab:
             [number, x, y],
         )
         return colour[:3], {"x": x, "y": y}
+
+    def painted(self, selector, x, y):
+        """The colour at a place on a canvas."""
+        return self.frame.evaluate(
+            "([selector, x, y]) => { const c = document.querySelector(selector);"
+            "return [...c.getContext('2d').getImageData(x * devicePixelRatio, y * devicePixelRatio, 1, 1).data] }",
+            [selector, x, y],
+        )
+
+    def name(self, row, rows=4):
+        """Where the name of a row is."""
+        return {"x": 150, "y": self.pixel(row, 0, rows=rows)[1]["y"]}
+
+    def click(self, position, number=0):
+        self.frame.locator("canvas.map").nth(number).click(position=position)
+        return self.settled()
 
     def hover(self, row, column, number=0):
         self.frame.locator("canvas.map").nth(number).hover(position=self.pixel(row, column, number=number)[1])
@@ -453,6 +479,252 @@ def test_zoom_and_pan(tab):
     assert main.settled().startswith("stem · epoch 0")
     main.frame.locator("canvas.map").first.dblclick(position=place)
     assert main.hover(3, 2).startswith("head · epoch 2")
+
+
+def test_findings_come_first_and_lead_to_their_rows_and_their_moment(tab):
+    sick = tab(run="sick")
+    button = sick.frame.locator("#findings button")
+    assert button.all_inner_texts() == [
+        "no gradient\n1.fc, 1.norm · epoch 1, step 19\nThey have no gradient. Use them in forward()."
+    ]
+    assert sick.frame.locator("#findings").bounding_box()["y"] < sick.frame.locator("#maps").bounding_box()["y"]
+    # In the gutter and on the time axis: of the rows and the column of the finding only.
+    mark = [197, 34, 31, 255]
+    assert [sick.painted("canvas.map", 183, sick.name(row)["y"]) == mark for row in range(4)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    below = sick.frame.evaluate("document.querySelector('canvas.map').clientHeight") - 36 + 6
+    marked = [
+        sick.painted("canvas.map", sick.pixel(0, column, columns=4)[1]["x"], below) == mark for column in range(4)
+    ]
+    assert marked == [False, True, False, False]
+    button.click()
+    sick.settled()
+    assert sick.frame.locator("#pins button:not(.all)").all_inner_texts() == ["1.fc", "1.norm"]
+    assert sick.frame.inner_text(".profile") == "at epoch 1"
+    assert button.get_attribute("aria-pressed") == "true"
+    button.click()
+    sick.settled()
+    assert sick.frame.inner_text("#pins") == ""
+    healthy = tab(run="other")
+    assert healthy.frame.inner_text("#findings") == "Nothing was found."
+    assert not tab(run="strengths", prefix="rwc_strength").frame.is_visible("#findings")
+
+
+def test_a_finding_out_of_sight_is_brought_into_view(tab):
+    sick = tab(run="sick")
+    sick.frame.locator("canvas.map").first.hover(position=sick.pixel(0, 0, columns=4)[1])
+    for _ in range(12):
+        sick.page.mouse.wheel(0, -100)
+    assert sick.hover(3, 2).startswith("net.body.0.fc · Linear 3×4 · epoch 0")
+    sick.frame.click("#findings button")
+    sick.settled()
+    # The two rows of the finding fill the map, in the column of the finding.
+    assert sick.hover(0, 1).startswith("net.body.1.fc · epoch 1")
+    assert sick.hover(3, 1).startswith("net.body.1.norm · epoch 1")
+
+
+def test_cells_say_why_and_the_key_says_what_patterns_mean(tab):
+    sick = tab(run="sick")
+    assert sick.frame.locator("#key li").all_inner_texts() == [
+        "no gradient",
+        "row with a finding",
+        "when it was found",
+    ]
+    look = LOOKS["cells"]["no_gradient"]
+    place = sick.pixel(2, 2, columns=4)[1]
+    seen = [sick.painted("canvas.map", place["x"] + dx, place["y"])[:3] for dx in range(6)]
+    assert rgb(look["fill"]) in seen
+    assert rgb(look["ink"]) in seen
+    sick.frame.locator("canvas.map").first.hover(position=place)
+    assert sick.settled() == "net.body.1.fc · epoch 2 · step 29 · 0 · no gradient"
+    assert tab(run="other").frame.inner_text("#key") == "every cell has a value"
+
+
+@pytest.mark.parametrize(
+    ("choice", "low", "high", "title"),
+    [
+        (
+            "measurement",
+            FIXED["measurement"][0].value,
+            FIXED["measurement"][-1].value,
+            "relative weight change (ratio)",
+        ),
+        # The 2nd and 98th percentile of nine positive numbers lie between the two lowest and between the two highest.
+        ("auto", 1e-3 + 0.02 * 8 * 9e-3, 1 - 0.02 * 8 * 0.7, "relative weight change (ratio)"),
+    ],
+)
+def test_scales_of_colours(tab, choice, low, high, title):
+    main = tab(run="main", colour=choice)
+    assert main.frame.inner_text("#colours") == title
+    for row, column in ((0, 0), (0, 1), (1, 0), (2, 1), (3, 2)):
+        np.testing.assert_allclose(main.pixel(row, column)[0], expected_colour(VALUES[row, column], low, high), atol=6)
+
+
+def test_the_colour_bar_has_ticks_and_words(tab):
+    main = tab(run="main")
+    said_of_bar = main.frame.get_attribute("#colours canvas", "aria-label")
+    for value, word in FIXED["step"]:
+        assert f"{value:g} {word}".replace("e-0", "e-").strip() in said_of_bar
+    width = main.frame.evaluate("document.querySelector('#colours canvas').clientWidth")
+    for share in (0.1, 0.5, 0.9):
+        expected = [round(255 * channel) for channel in colormaps["viridis"](share)[:3]]
+        colour = main.painted("#colours canvas", 22 + share * (width - 44), 6)[:3]
+        np.testing.assert_allclose(colour, expected, atol=8)
+
+
+def test_a_name_pins_a_cell_selects_its_time_and_nothing_does_both(tab):
+    main = tab(run="main")
+    main.click(main.pixel(1, 0)[1])
+    assert main.frame.inner_text("#pins") == ""
+    assert main.frame.inner_text(".profile") == "at epoch 0"
+    main.click(main.name(1))
+    assert main.frame.inner_text("#pins") == "block.10"
+    assert main.frame.inner_text(".profile") == "at epoch 0"
+    main.click(main.name(1))
+    assert main.frame.inner_text("#pins") == ""
+    units = tab(run="units")
+    units.click(units.name(2))  # beside its mark
+    assert units.frame.inner_text("#pins") == "block.2"
+    assert not units.frame.is_visible("#path")
+
+
+def test_a_name_has_the_whole_name_and_the_shape_as_its_title(tab):
+    sick = tab(run="sick")
+    sick.frame.locator("canvas.map").first.hover(position=sick.name(0))
+    assert sick.settled().startswith("net.body.0.fc · Linear 3×4 · ")
+    assert sick.frame.get_attribute("canvas.map", "title") == "net.body.0.fc\nLinear 3×4"
+
+
+def test_blocks_fold_to_the_medians_of_their_layers(tab):
+    sick = tab(run="sick")
+    sick.frame.check("input[name=fold]")
+    assert sick.settled() == "2 of 2 blocks, 4 measurements"
+    table = sick.table()
+    assert table[0][2:] == ["net.body.0", "net.body.1"]
+    medians = [np.median(SICK[rows], axis=0) for rows in ([0, 1], [2, 3])]
+    np.testing.assert_allclose(np.array(table[1:], dtype=float)[:, 2:].T, medians, rtol=1e-6)
+    # The finding is about both layers of the second block.
+    sick.frame.click("#findings button")
+    sick.settled()
+    assert sick.frame.inner_text("#pins") == "1"
+    assert "&p.lightning_rwc.fold=blocks" in sick.page.url
+    assert not tab(run="main").frame.is_visible("input[name=fold]")
+
+
+def test_a_run_that_is_all_nan_says_so(tab):
+    lost = tab(run="lost")
+    look = LOOKS["cells"]["not_finite"]
+    for row in range(4):
+        for column in range(3):
+            assert lost.pixel(row, column)[0] in [rgb(look["fill"]), rgb(look["ink"])]
+    assert lost.frame.inner_text(".nothing") == "Every value is nan since epoch 0."
+    assert lost.frame.locator(".uplot").count() == 0
+    assert "non finite\nstem, block.10, block.2, head · epoch 0, step 9" in lost.frame.inner_text("#findings")
+    assert lost.frame.locator("#key li").first.inner_text() == "nan: not finite"
+
+
+def test_the_newest_run_is_shown_and_a_link_to_a_run_that_is_gone_says_so(tab):
+    newest = tab()
+    assert newest.frame.input_value("select[name=run]") == "large"
+    gone = tab(run="gone")
+    assert gone.frame.input_value("select[name=run]") == "large"
+    assert gone.frame.inner_text("#notes") == "The run “gone” of this link is not in this log. The newest run is shown."
+    gone.frame.select_option("select[name=run]", "main")
+    gone.wait("document.querySelector('#readout').textContent === '4 of 4 layers, 3 measurements'")
+    assert gone.frame.inner_text("#notes") == ""
+
+
+def test_the_profile_has_a_dot_for_each_row_on_the_scale_of_colours(tab):
+    main = tab(run="main", time="9")
+    width = main.frame.evaluate("document.querySelector('.profile canvas').clientWidth")
+    for row in range(4):
+        y = main.pixel(row, 0)[1]["y"]
+        share = np.log(VALUES[row, 0] / 10 / LOWEST) / np.log(HIGHEST / LOWEST)
+        x = 12 + np.clip(share, 0, 1) * (width - 24)
+        inked = [main.painted(".profile canvas", at, y) == [23, 78, 166, 255] for at in (x - 12, x, x + 12)]
+        assert inked == [False, True, False]
+    # It shares rows and zoom with the map.
+    main.frame.locator(".profile canvas").first.hover(position={"x": 60, "y": main.pixel(3, 0)[1]["y"]})
+    assert main.settled().startswith("head · epoch 0")
+    for _ in range(12):
+        main.page.mouse.wheel(0, -100)
+    assert main.hover(0, 0).startswith("head · epoch 0")
+    main.frame.locator(".profile canvas").first.click(position={"x": 60, "y": 100})
+    main.settled()
+    assert main.frame.inner_text("#pins") == "head"
+
+
+def test_the_depth_correlation_is_the_logged_one(tab):
+    main = tab(run="main")
+    captions = main.frame.locator("#side figure:visible figcaption").all_inner_texts()
+    assert captions == ["curves, coloured by depth", "depth correlation"]
+    assert (
+        main.frame.get_attribute("#side figure:nth-child(2) [role=img]", "aria-label") == "depth correlation over epoch"
+    )
+    # This run has logged none.
+    assert tab(run="other").frame.locator("#side figure:visible").count() == 1
+
+
+def test_closing_units_returns_to_where_one_was(tab):
+    main = tab(run="units")
+    main.frame.locator("canvas.map").first.hover(position=main.pixel(2, 0)[1])
+    for _ in range(12):
+        main.page.mouse.wheel(0, -100)
+    assert main.hover(0, 2).startswith("block.2 · epoch 0")
+    main.click({"x": 182, "y": 100})
+    assert shown(main, units=True) == "4 of 4 units, 3 measurements"
+    main.frame.click("button[name=back]")
+    shown(main, units=False)
+    assert main.hover(0, 2).startswith("block.2 · epoch 0")
+
+
+def test_arrow_keys_show_the_cell_and_bring_it_into_view(tab):
+    main = tab(run="main")
+    main.frame.locator("canvas.map").first.hover(position=main.pixel(0, 0)[1])
+    for _ in range(12):
+        main.page.mouse.wheel(0, -100)
+    main.page.mouse.move(5, 5)
+    main.frame.focus("canvas.map")
+    for key in ("ArrowDown", "ArrowDown", "ArrowDown", "ArrowDown"):
+        main.page.keyboard.press(key)
+    assert main.settled().startswith("head · epoch 2")
+    assert main.hover(0, 0).startswith("head · epoch 2")  # the map has followed
+    again = tab(run="main")
+    again.frame.focus("canvas.map")
+    again.page.keyboard.press("ArrowDown")
+    again.page.keyboard.press("ArrowLeft")
+    again.settled()
+    place = again.pixel(0, 1)[1]
+    left = 190 + (again.frame.evaluate("document.querySelector('canvas.map').clientWidth") - 200) / 3
+    assert again.painted(".heatmap .overlay", left, place["y"])[3] > 0  # the frame of the cell
+    assert again.painted(".heatmap .overlay", place["x"], place["y"])[3] == 0
+
+
+def test_fingers_and_narrow_windows(tab):
+    both = tab(run="main", other="other", width=800, touch=True)
+    maps = both.frame.locator("canvas.map")
+    boxes = [maps.nth(number).bounding_box() for number in (0, 1)]
+    assert boxes[1]["y"] > boxes[0]["y"] + boxes[0]["height"]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 800 for box in boxes)
+    for number in (0, 1):  # names in both maps
+        found = both.frame.evaluate(
+            "(n) => { const c = document.querySelectorAll('canvas.map')[n];"
+            "const d = c.getContext('2d').getImageData(0, 0, 180, c.height).data;"
+            "return d.filter((v, i) => i % 4 === 3 && v).length }",
+            number,
+        )
+        assert found > 200
+    maps.nth(0).tap(position=both.pixel(1, 0)[1])
+    assert both.settled().startswith("block.10 · epoch 0")
+    assert both.frame.inner_text(".profile") == "at epoch 0"
+    maps.nth(0).tap(position=both.name(1))
+    both.settled()
+    assert both.frame.inner_text("#pins") == "block.10"
+    assert both.frame.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 def test_dark_mode_follows_tensorboard(tab):

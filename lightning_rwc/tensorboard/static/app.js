@@ -355,8 +355,8 @@ export class App {
     const part = table.layers.length < table.of ? ` (${table.layers.length} of ${table.of}, evenly spaced)` : '';
     this.opened.textContent = `Units of ${state.layer.slice(0, 200)}${part}`;
     this.main.classList.toggle('two', Boolean(other));
-    const findings = ofUnits ? null : allFindings(table);
-    this.findings.show(findings, table, (finding) => this.chosen(finding));
+    const findings = ofUnits ? null : allFindings(server);
+    this.findings.show(findings, server, (finding) => this.chosen(finding));
 
     const found = marksOf(findings ?? [], table);
     found.columns = found.columns.map((column) => aligned.place(aligned.time(column)));

@@ -50,7 +50,7 @@ export class Findings {
     this.element = add(parent, 'section', {id: 'findings', ariaLabel: 'findings'});
   }
 
-  /** Show the findings of `table`; `chosen` tells whether one is what the page shows. */
+  /** Show the findings of `table`, whose rows are layers; `chosen` tells whether one is what the page shows. */
   show(findings, table, chosen) {
     this.element.hidden = findings === null;
     if (findings === null) return;

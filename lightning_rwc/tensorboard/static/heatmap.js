@@ -199,12 +199,13 @@ export class Heatmap {
       }
     };
     const rowAt = new Map(this.layers.map((layer, row) => [layer, row]));
-    for (const layer of [...pins, hover]) {
-      const row = rowAt.get(layer);
-      if (row === undefined) continue;
-      const y = box.top + (row - span.top) * cell.high;
-      frame(box.left - 2, y, box.width + 4, Math.max(cell.high, 1), layer === hover ? 1.5 : 1);
-    }
+    const rows = (first, last, width) => {
+      const high = Math.max((last - first + 1) * cell.high, 1);
+      frame(box.left - 2, box.top + (first - span.top) * cell.high, box.width + 4, high, width);
+    };
+    const pinned = pins.map((layer) => rowAt.get(layer)).filter((row) => row !== undefined);
+    for (const [first, last] of runs(pinned)) rows(first, last, 1);
+    if (at >= 0) rows(at, at, 1.5);
     const columnAt = (index) => box.left + (index - span.left) * cell.wide;
     if (column >= 0) frame(columnAt(column), box.top - 2, Math.max(cell.wide, 1), box.height + 4, 1);
     if (at >= 0 && time !== null) {
@@ -345,6 +346,16 @@ export class Heatmap {
 }
 
 const NOTHING = {rows: new Set(), columns: []};
+
+/** The first and last of each run of neighbours among numbers. */
+export function runs(numbers) {
+  const found = [];
+  for (const number of [...numbers].sort((a, b) => a - b)) {
+    if (found.length && found.at(-1)[1] === number - 1) found.at(-1)[1] = number;
+    else found.push([number, number]);
+  }
+  return found;
+}
 
 /** The next of 1, 2, 5, 10, 20, … */
 function roundUp(number) {

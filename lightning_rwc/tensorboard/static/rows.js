@@ -77,8 +77,18 @@ export function fold(table) {
     }
   });
   const shapes = Object.fromEntries(layers.map((block) => [block, `median of ${members.get(block).length} layers`]));
+  const start = sharedStart(layers).length;
+  const short = layers.map((block) => block.slice(start));
   const memberOf = new Map(table.layers.map((layer, row) => [layer, table.blocks[row]]));
-  return table.derive({layers, values, codes, shapes, memberOf, blocks: null, of: layers.length});
+  return table.derive({layers, short, values, codes, shapes, memberOf, blocks: null, of: layers.length});
+}
+
+/** The modules that all names begin with, with the dot after them. */
+function sharedStart(names) {
+  const parts = names.map((name) => name.split('.'));
+  const shared = parts[0].slice(0, -1).findIndex((part, at) => parts.some((one) => one[at] !== part || at === one.length - 1));
+  const count = names.length < 2 ? 0 : shared < 0 ? parts[0].length - 1 : shared;
+  return parts[0].slice(0, count).map((part) => `${part}.`).join('');
 }
 
 function mostCommon(codes) {

@@ -33,13 +33,14 @@ test('a block begins where its name changes, in the order that is shown', () => 
 test('a folded row is the median of its layers, and as bad as the worst of them', () => {
   const values = [[1, 0, 4], [8, 0, NaN], [2, 0, 5], [0, 3, 7]];
   const cells = [[0, 5, 0], [0, 5, 2], [0, 4, 0], [6, 0, 0]];
-  const one = table(values, {cells, blocks: ['x', 'x', 'x', 'y'], spans: [10, 10, 10]});
+  const one = table(values, {cells, blocks: ['m.x', 'm.x', 'm.x', 'm.y'], spans: [10, 10, 10]});
   assert.equal(foldable(one), true);
   const folded = fold(one);
-  assert.deepEqual(folded.layers, ['x', 'y']);
+  assert.deepEqual(folded.layers, ['m.x', 'm.y']);
+  assert.deepEqual(folded.short, ['x', 'y']);
   assert.deepEqual([...folded.codes], [0, 5, 2, 6, 0, 0]);
   assert.deepEqual([...folded.values], [2, 0, NaN, 0, 3, 7]);
-  assert.equal(folded.memberOf.get('c'), 'x');
+  assert.equal(folded.memberOf.get('c'), 'm.x');
   assert.deepEqual(folded.spans, [10, 10, 10]);
-  assert.equal(folded.shapes.x, 'median of 3 layers');
+  assert.equal(folded.shapes['m.x'], 'median of 3 layers');
 });
