@@ -68,7 +68,7 @@ export function project(table, at, x, layers = table.layers) {
 }
 
 /** What a table knows of its rows if all that is known of them is their names. */
-export const named = (layers) => {
+const named = (layers) => {
   const rowOf = new Map(layers.map((layer, row) => [layer, row]));
   return {layers, rowOf, of: layers.length, short: null, blocks: null, shapes: {}};
 };

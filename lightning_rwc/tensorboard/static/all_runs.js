@@ -29,7 +29,8 @@ export class AllRuns {
     this.field('group', 'group runs that differ in *', 'input', {type: 'search', placeholder: 'seed_*'});
     this.field('scalar', 'scalar', 'select');
     this.field('order', 'order', 'select');
-    this.maps = new SmallMaps(this.section, {say: (parts) => on.say(parts, this.summary), open: (group) => this.open(group)});
+    const say = (parts) => on.say(parts, this.summary);
+    this.maps = new SmallMaps(this.section, {say, open: (group) => this.open(group)});
   }
 
   field(name, label, tag, properties = {}) {

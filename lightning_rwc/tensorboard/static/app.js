@@ -266,10 +266,11 @@ export class App {
 
   async load() {
     const {series} = this.store;
+    const all = this.state.view === 'all';
+    if (all) this.state.layer = '';
     const wanted = this.awaited && series.some((one) => one.run === this.awaited) ? {run: this.awaited} : {};
     let there = choices(series, {...this.state, ...wanted});
     this.empty.hidden = there !== null;
-    const all = this.state.view === 'all';
     this.controls.hidden = there === null;
     this.main.hidden = there === null || all;
     this.allRuns.hidden = there === null || !all;
