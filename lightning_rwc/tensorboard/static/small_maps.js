@@ -102,7 +102,7 @@ class SmallMap {
     Object.assign(this, {group, table, rows, axis, height, looks, wordsOf, columns: axis.x.length});
     const several = group.runs.length > 1;
     this.button.textContent = title;
-    this.button.title = several ? group.runs.join('\\n') : group.name;
+    this.button.title = several ? group.runs.join('\n') : group.name;
     const number = mean(group, values);
     const parts = [...(several ? [`${group.runs.length} runs`] : []), ...(scalar ? [readable(number)] : [])];
     this.note.textContent = parts.join(' · ');
