@@ -158,7 +158,7 @@ class Announcer:
             quantities,
             units=names,
             unit_quantities=of_units,
-            findings=recorder.findings,
+            findings=recorder.findings if recorder.looks_for_findings else None,
             causes=recorder.causes.by_step(history.steps),
             shapes=self._shapes,
             step=history.steps[-1],

@@ -128,7 +128,7 @@ class LoggerOutput:
         *,
         units: Mapping[str, Sequence[str]],
         unit_quantities: Mapping[str, Quantity],
-        findings: Sequence[Finding],
+        findings: Sequence[Finding] | None,
         causes: Mapping[str, Sequence[tuple[int, int]]],
         shapes: Mapping[str, str],
         step: int,
@@ -142,7 +142,7 @@ class LoggerOutput:
             quantities: what the tags of a table start with, to its quantity.
             units: the names of the units of each layer that :meth:`units` writes.
             unit_quantities: the table that each row of their values belongs to, with its quantity.
-            findings: all findings so far, oldest first.
+            findings: all findings so far, oldest first, or ``None`` if nobody looks for them.
             causes: layer to the steps at which the cause of its standstill changes, and to which cause.
             shapes: layer to the shapes of its parameters.
             step: the step.
@@ -152,7 +152,7 @@ class LoggerOutput:
             [*layers],
             dict(quantities),
             {layer: [*names] for layer, names in units.items()},
-            [*findings],
+            findings and [*findings],
             {layer: [*changes] for layer, changes in causes.items()},
         )
         for position, logger in enumerate(loggers):

@@ -86,6 +86,25 @@ def test_changes_since_the_start_are_coloured_per_measurement(tmp_path):
         np.testing.assert_array_equal(np.asarray(image), expected)
 
 
+class Dies(LightningModule):
+    """From its second epoch on, its loss is multiplied by zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def training_step(self, batch, batch_idx):
+        return self.fc(batch[0]).square().mean() * (self.current_epoch == 0)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_network_that_dies_as_a_whole_has_no_gradient():
+    callback, _ = fit(Dies())
+    np.testing.assert_array_equal(callback.causes, [[VALUE], [NO_GRADIENT], [NO_GRADIENT]])
+
+
 class Thaws(Net):
     """Its frozen layer is thawed, another one becomes nan."""
 

@@ -38,8 +38,8 @@ class Contents(NamedTuple):
     """Layer to the names of its units, or to a range of their numbers."""
     unit_tables: Mapping[str, Quantity] = {}
     """For each row of a :func:`unit_summary`: the table of layers that it belongs to, and what its numbers are."""
-    findings: Sequence[Finding] = ()
-    """What is wrong, oldest finding first."""
+    findings: Sequence[Finding] | None = None
+    """What is wrong, oldest finding first, or ``None`` if nobody looked for it."""
     causes: Mapping[str, Sequence[tuple[int, int]]] = {}
     """Layer to the steps at which the cause of its standstill changes, and to which number of
     :class:`~lightning_rwc.cells.Cell`."""
@@ -73,7 +73,8 @@ def summary(tag: str, contents: Contents) -> Summary:
     if contents.units:
         content["units"] = {layer: _shortened(names) for layer, names in contents.units.items()}
         content["unit_tables"] = _described(contents.unit_tables)
-    content["findings"] = [asdict(finding) for finding in contents.findings]
+    if contents.findings is not None:
+        content["findings"] = [asdict(finding) for finding in contents.findings]
     content["causes"], content["shapes"] = dict(contents.causes), dict(contents.shapes)
     tensor = TensorProto(
         dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[json.dumps(content).encode("ascii")]
@@ -100,11 +101,12 @@ def read(text: Any) -> Contents | None:
         content = json.loads(text)
         if content["version"] != _VERSION:
             return None
-        content = {"units": {}, "unit_tables": [], "findings": [], "causes": {}, "shapes": {}} | content
+        content = {"units": {}, "unit_tables": [], "findings": None, "causes": {}, "shapes": {}} | content
         layers = [*dict.fromkeys(content["layers"])]
         tables, unit_tables = (_quantities(content[name]) for name in ("tables", "unit_tables"))
         units = {layer: _names(names) for layer, names in content["units"].items()}
-        findings = tuple(_finding(**one) for one in content["findings"])
+        told = content["findings"]
+        findings = None if told is None else tuple(_finding(**one) for one in told)
         causes = {
             layer: [(int(step), _byte(cause)) for step, cause in changes]
             for layer, changes in content["causes"].items()

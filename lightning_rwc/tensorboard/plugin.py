@@ -167,8 +167,9 @@ class RWCPlugin(TBPlugin):
             curves = {layer: found[tag] for tag, layer in table.tags.items() if tag in found}
             # Other measures tell of other things.
             tells = prefix in (table.root.prefix, table.root.measure("rotation").prefix)
+            findings = table.contents.findings if tells else None
             described = _described(table.quantity) | {
-                "findings": [asdict(finding) for finding in table.contents.findings] if tells else None,
+                "findings": None if findings is None else [asdict(finding) for finding in findings],
                 "shapes": {layer: shape for layer, shape in table.contents.shapes.items() if layer in curves},
                 "short": shown([*curves]),
                 "blocks": blocks([*curves]),

@@ -47,7 +47,7 @@ def announce(writer, step, layers, measures=(), head="", prefix="rwc", units=Non
     tables = {tags.prefix: RELATIVE_WEIGHT_CHANGE} | {tags.measure(name).prefix: STRENGTH for name in measures}
     tables |= {tags.measure(name).prefix: SHARE for name in shares}
     of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure("rotation").prefix: ROTATION} if units else {}
-    contents = Contents([*layers], tables, units or {}, of_units, **known)
+    contents = Contents([*layers], tables, units or {}, of_units, **{"findings": ()} | known)
     writer.file_writer.add_summary(summary(tags.layers, contents), step)
 
 

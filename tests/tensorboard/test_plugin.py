@@ -97,7 +97,7 @@ def test_table_of_a_run_with_findings_tells_them_and_why_cells_are_still(tmp_pat
     assert (finding["kind"], finding["layers"], finding["epoch"]) == ("not_in_optimizer", ["fc"], 0)
     assert finding["message"] == callback.findings[0].message
     assert contents["rwc_rotation"]["findings"] == [finding]
-    assert contents["rwc_strength"]["findings"] == []
+    assert contents["rwc_strength"]["findings"] is None  # it tells of something else
     cells = np.frombuffer(b64decode(told["cells"]), np.uint8).reshape(3, 2)
     np.testing.assert_array_equal(cells, [[5, 5], [0, 0], [8, 8]])  # frozen, values, in no optimizer
     assert told["short"] == LAYERS
@@ -108,6 +108,14 @@ def test_table_of_a_run_with_findings_tells_them_and_why_cells_are_still(tmp_pat
     assert told["scales"]["default"] == "step"
     assert contents["rwc_strength"]["scales"] is None
     assert told["spans"] == np.diff([-1, *callback.history.steps]).tolist()
+
+
+@pytest.mark.parametrize(("looks", "expected"), [(True, []), (False, None)])
+def test_no_findings_are_another_thing_than_not_having_looked(looks, expected, tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    trainer(RWCCallback(findings=looks), tmp_path=tmp_path, logger=logger, max_epochs=1).fit(net(), images())
+    answer = clients(tmp_path)["/table"].get("/", query_string={"run": "run", "prefix": "rwc"})
+    assert json.loads(answer.data)["findings"] == expected
 
 
 class Awkward(Net):

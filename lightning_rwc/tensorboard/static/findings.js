@@ -27,13 +27,15 @@ export function rowsOf({layers}, table) {
 /** The findings of a run, and what its table shows that none of them says: that rows have no numbers any more. */
 export function allFindings(table) {
   const {findings, layers, steps, epochs} = table;
-  if (!findings || findings.some(({kind}) => kind === 'non_finite')) return findings;
+  const told = findings?.some(({kind}) => kind === 'non_finite');
+  // What nan means for other quantities is not known.
+  if (told || (!findings && !table.scales)) return findings;
   const end = steps.length - 1;
   const lost = layers.filter((layer) => table.codeOf(layer, end) === CODES.not_finite);
   if (!lost.length) return findings;
   const since = Math.min(...lost.map((layer) => table.row(table.rowOf.get(layer)).findLastIndex(Number.isFinite) + 1));
   const message = 'These layers have weights that are nan or infinite, and learn nothing any more.';
-  return [...findings, {kind: 'non_finite', layers: lost, epoch: epochs[since], step: steps[since], message}];
+  return [...(findings ?? []), {kind: 'non_finite', layers: lost, epoch: epochs[since], step: steps[since], message}];
 }
 
 /** What the heatmap marks: rows and columns. */

@@ -31,6 +31,8 @@ test('rows that are lost are found, unless a finding says so', () => {
   const told = [{...FOUND, kind: 'non_finite'}];
   assert.equal(allFindings(table(values, {cells, findings: told})).length, 1);
   assert.equal(allFindings(table(values, {cells})), null);
+  const unlooked = table(values, {cells, scales: {default: 'step'}});
+  assert.deepEqual(allFindings(unlooked).map(({layers}) => layers), [['a', 'c']]);
   assert.deepEqual(allFindings(table([[1]], {findings: []})), []);
 });
 
