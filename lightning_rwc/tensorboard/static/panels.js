@@ -62,9 +62,11 @@ export class Panels {
   /** The one that was logged. Only relative weight change has one. */
   showCorrelation(names, {aligned, height, dark}) {
     const {own, name: axis, curves} = aligned;
+    const points = curves.x.length <= 100;
     const lines = own.flatMap(({correlation}, index) => {
-      const values = correlation && spread(correlation.map((value) => value ?? NaN), curves.at[index]);
-      return values ? [{name: names[index], values, colour: runColours(dark)[index], width: 1.5}] : [];
+      if (!correlation?.some((value) => value !== null)) return [];
+      const values = spread(correlation.map((value) => value ?? NaN), curves.at[index]);
+      return [{name: names[index], values, colour: runColours(dark)[index], width: 1.5, points}];
     });
     this.correlation.figure.hidden = !lines.length;
     if (!lines.length) return;
@@ -75,7 +77,6 @@ export class Panels {
       yName: "Spearman's ρ",
       range: [-1, 1],
       describe: `depth correlation over ${axis}`,
-      nothing: 'No measurement has a depth correlation.',
     });
   }
 
