@@ -138,10 +138,13 @@ class SmallMap {
     const context = sized(this.above, width, height);
     if (row < 0) return;
     const [wide, high] = [width / this.columns, height / this.rows.length];
-    for (const [colour, line] of [[inks().ground, 3], [inks().text, 1]]) {
+    const {ground, text} = inks();
+    context.strokeStyle = text;
+    context.strokeRect(-2, row * high, width + 4, high);
+    // Around the cell, so that it stays visible.
+    for (const [colour, line] of [[ground, 3], [text, 1]]) {
       Object.assign(context, {strokeStyle: colour, lineWidth: line});
-      context.strokeRect(-2, row * high, width + 4, high);
-      context.strokeRect(cell.column * wide, -2, wide, height + 4);
+      context.strokeRect(cell.column * wide - 1.5, row * high - 1.5, wide + 3, high + 3);
     }
   }
 
