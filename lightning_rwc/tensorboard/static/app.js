@@ -259,8 +259,8 @@ export class App {
   // What is loaded.
 
   async refresh() {
-    this.store.series = await fetchSeries();
-    this.appearance ??= await fetchAppearance();
+    const appearance = this.appearance ?? fetchAppearance();
+    [this.store.series, this.appearance] = await Promise.all([fetchSeries(), appearance]);
     await this.load();
   }
 
@@ -421,9 +421,12 @@ export class App {
         this.choose({filter: ''});
       },
     };
-    if (error) notes.push({text: `“${state.filter.slice(0, 200)}” is not a regular expression yet. The rows are those of before.`});
-    else if (!this.layers.length && this.filter) {
-      notes.push({text: `None of the ${table.layers.length} ${kind}s matches “${this.filter.slice(0, 200)}”.`, ...clear});
+    if (error) {
+      const typed = state.filter.slice(0, 200);
+      notes.push({text: `“${typed}” is not a regular expression yet. The rows are those of before.`});
+    } else if (!this.layers.length && this.filter) {
+      const text = `None of the ${table.layers.length} ${kind}s matches “${this.filter.slice(0, 200)}”.`;
+      notes.push({text, ...clear});
     }
     this.notes.show(notes);
   }

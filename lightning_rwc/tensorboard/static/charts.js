@@ -37,6 +37,7 @@ export class LineChart {
     const shown = (value) => Number.isFinite(value) && !(logarithmic && value <= 0);
     const visible = (value) => (value === undefined || shown(value) ? value : null);
     const data = [x, ...series.map(({values}) => Array.from(values, visible))];
+    const values = (_, splits) => splits.map((value) => (value === null ? '' : readable(value)));
     this.plot?.destroy();
     this.plot = this.above = null;
     if (!data.slice(1).some((values) => values.some((value) => value != null))) {
@@ -54,7 +55,7 @@ export class LineChart {
         scales: {x: {time: false}, y: logarithmic ? {distr: 3} : {range}},
         axes: [
           {...axis, incrs: WHOLE, label: xName, labelSize: 16, labelFont: '11px system-ui', size: 26},
-          {...axis, size: 52, label: yName, labelSize: 16, labelFont: '11px system-ui', values: (_, splits) => splits.map((value) => (value === null ? '' : readable(value)))},
+          {...axis, size: 58, label: yName, labelSize: 16, labelFont: '11px system-ui', values},
         ],
         series: [
           {},

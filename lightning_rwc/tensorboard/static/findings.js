@@ -67,7 +67,8 @@ export class Findings {
     button.setAttribute('aria-pressed', String(chosen));
     add(button, 'strong', {textContent: inWords(kind).slice(0, 100)});
     const names = listing(layers.map((layer) => table.shortOf(layer).slice(0, 80)));
-    add(button, 'span', {className: 'where', textContent: `${names} · ${epoch === null ? '' : `epoch ${epoch}, `}step ${step}`});
+    const when = `${epoch === null ? '' : `epoch ${epoch}, `}step ${step}`;
+    add(button, 'span', {className: 'where', textContent: `${names} · ${when}`});
     add(button, 'span', {className: 'message', textContent: message.slice(0, 2000)});
     button.addEventListener('click', () => this.go(finding));
     return button;

@@ -33,8 +33,8 @@ export class Heatmap {
   /**
    * Show `layers` of `table` over `axis`; `scale` is of scales.js, `looks` of cells.js.
    *
-   * @param shape {names, kind, opens, found}: whether names are drawn, what a row is, 'layer' or 'unit', the layers that
-   *   have units, and {rows, columns} with findings
+   * @param shape {names, kind, opens, found}: whether names are drawn, what a row is, the layers that have units,
+   *   and {rows, columns} with findings
    */
   show({table, axis, layers, scale, looks, title, height, names, kind = 'layer', opens = new Set(), found = NOTHING}) {
     Object.assign(this, {table, axis, layers, looks, height, names, kind, opens, found});
@@ -42,8 +42,8 @@ export class Heatmap {
     const open = opens.size ? ' U shows the units of a layer.' : '';
     this.canvas.setAttribute(
       'aria-label',
-      `${title}: heatmap of ${layers.length} ${kind}s and ${table.steps.length} measurements. Arrow keys move, Enter pins ` +
-        `a ${kind}, space selects a measurement, plus, minus and 0 zoom.` +
+      `${title}: heatmap of ${layers.length} ${kind}s and ${table.steps.length} measurements. Arrow keys move, Enter ` +
+        `pins a ${kind}, space selects a measurement, plus, minus and 0 zoom.` +
         (kind === 'unit' ? ' Escape goes back to all layers.' : open),
     );
     this.cells = {columns: table.steps.length, codes: table.codesOf(layers), colours: paint(table, layers, scale)};
@@ -246,7 +246,8 @@ export class Heatmap {
       if (touches.size === 2) return this.pinch(touches, event, share);
       const there = this.at(...place(event));
       canvas.style.cursor = there && there.part !== 'cell' ? 'pointer' : '';
-      canvas.title = there?.part === 'name' ? [there.layer, this.table.shapes[there.layer]].filter(Boolean).join('\n') : '';
+      const named = there?.part === 'name' ? [there.layer, this.table.shapes[there.layer]] : [];
+      canvas.title = named.filter(Boolean).join('\n');
       if (!drag) return this.on.hover(there?.layer === undefined ? null : {layer: there.layer, column: there.column});
       const [dx, dy] = [event.offsetX - drag.from[0], event.offsetY - drag.from[1]];
       drag.moved ||= Math.hypot(dx, dy) > 4;

@@ -86,8 +86,10 @@ export function fold(table) {
 /** The modules that all names begin with, with the dot after them. */
 function sharedStart(names) {
   const parts = names.map((name) => name.split('.'));
-  const shared = parts[0].slice(0, -1).findIndex((part, at) => parts.some((one) => one[at] !== part || at === one.length - 1));
-  const count = names.length < 2 ? 0 : shared < 0 ? parts[0].length - 1 : shared;
+  // Each name keeps its last part.
+  const most = names.length < 2 ? 0 : Math.min(...parts.map((one) => one.length - 1));
+  let count = 0;
+  while (count < most && parts.every((one) => one[count] === parts[0][count])) count++;
   return parts[0].slice(0, count).map((part) => `${part}.`).join('');
 }
 

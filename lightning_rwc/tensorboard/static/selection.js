@@ -2,8 +2,8 @@
 // What the user has chosen. All of it is in the link.
 
 /**
- * What a link can hold. `time` is a step, or empty for the newest. `layer` is the one whose units are shown. `colour` is
- * empty for what the server says. With `fold`, a row is a block.
+ * What a link can hold. `time` is a step, or empty for the newest. `layer` is the one whose units are shown. `colour`
+ * is empty for what the server says. With `fold`, a row is a block.
  */
 export const DEFAULTS = {
   run: '',

@@ -16,7 +16,9 @@ test('without codes of the server, values tell what they can', () => {
 
 test('every kind of cell but values has a look', () => {
   const found = looks(APPEARANCE, '#010203');
-  for (const [name, code] of Object.entries(CODES)) assert.equal(found[code]?.name, name === 'value' ? undefined : name);
+  for (const [name, code] of Object.entries(CODES)) {
+    assert.equal(found[code]?.name, name === 'value' ? undefined : name);
+  }
   for (const look of found.filter(Boolean)) assert.ok(look.tile === undefined || look.tile.length === 6);
   assert.equal(found[CODES.missing].fill, 0xff030201);
 });

@@ -1,7 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {allFindings, columnOf, inWords, listing, marksOf, rowsOf} from '../../../lightning_rwc/tensorboard/static/findings.js';
+import {
+  allFindings,
+  columnOf,
+  inWords,
+  listing,
+  marksOf,
+  rowsOf,
+} from '../../../lightning_rwc/tensorboard/static/findings.js';
 import {fold} from '../../../lightning_rwc/tensorboard/static/rows.js';
 import {table} from './tables.js';
 

@@ -19,8 +19,7 @@ test('what other tabs keep in the address stays, and what was there of ours goes
 });
 
 test('unknown names and broken characters are left out', () => {
-  assert.deepEqual(decode('#x&p.lightning_rwc.secret=1&p.lightning_rwc.run=%E2%82&p.lightning_rwc.sort=name', DEFAULTS), {
-    sort: 'name',
-  });
+  const hash = '#x&p.lightning_rwc.secret=1&p.lightning_rwc.run=%E2%82&p.lightning_rwc.sort=name';
+  assert.deepEqual(decode(hash, DEFAULTS), {sort: 'name'});
   assert.deepEqual(decode('#x&p.lightning_rwc.constructor=1', DEFAULTS), {});
 });

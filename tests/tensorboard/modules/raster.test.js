@@ -5,11 +5,16 @@ import {raster} from '../../../lightning_rwc/tensorboard/static/raster.js';
 
 // Codes: 0 a value, 1 quiet without a pattern, 2 loud with lines.
 const lines = [1, 0, 0, 0, 0, 0].map((mark) => Array(6).fill(Boolean(mark)));
-const LOOKS = [undefined, {fill: 100, ink: 101, tile: undefined, loud: false}, {fill: 200, ink: 201, tile: lines, loud: true}];
+const LOOKS = [
+  undefined,
+  {fill: 100, ink: 101, tile: undefined, loud: false},
+  {fill: 200, ink: 201, tile: lines, loud: true},
+];
 const draw = (rows, columns, codes, span, width, height, ratio = 1) => {
   const colours = Uint32Array.from(codes, (_, index) => index + 1);
   const whole = {left: 0, right: columns, top: 0, bottom: rows};
-  const image = raster({columns, codes: Uint8Array.from(codes), colours}, {...whole, ...span}, {width, height, ratio}, LOOKS);
+  const cells = {columns, codes: Uint8Array.from(codes), colours};
+  const image = raster(cells, {...whole, ...span}, {width, height, ratio}, LOOKS);
   return Array.from({length: height}, (_, y) => [...image.subarray(y * width, (y + 1) * width)]);
 };
 

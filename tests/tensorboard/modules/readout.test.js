@@ -21,9 +21,10 @@ test('a cell says its shape, what kind of cell it is, and its value per step', (
   const known = {spans: [10, 5], shapes: {b: 'Linear 2×3'}, cells: [[0, 0], [5, 2]]};
   const told = table([[0.5, 0.25], [0, NaN]], known);
   const shape = {kind: 'layer', perStep: true, wordsOf: (code) => ({5: 'frozen', 2: 'nan: not finite'})[code] ?? ''};
-  assert.deepEqual(cellText(told, {layer: 'a', column: 1}, shape), ['a', 'epoch 1', 'step 19', '0.25', '0.05 per step']);
-  assert.deepEqual(cellText(told, {layer: 'b', column: 0}, shape), ['b', 'Linear 2×3', 'epoch 0', 'step 9', '0', 'frozen']);
-  assert.deepEqual(cellText(told, {layer: 'b', column: 1}, shape).slice(3), ['step 19', 'nan: not finite']);
+  const said = (layer, column) => cellText(told, {layer, column}, shape);
+  assert.deepEqual(said('a', 1), ['a', 'epoch 1', 'step 19', '0.25', '0.05 per step']);
+  assert.deepEqual(said('b', 0), ['b', 'Linear 2×3', 'epoch 0', 'step 9', '0', 'frozen']);
+  assert.deepEqual(said('b', 1).slice(3), ['step 19', 'nan: not finite']);
 });
 
 test('a cell is there if its row and its time are', () => {

@@ -1,7 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {chosenColour, colourChoices, colourScale, paint, palette} from '../../../lightning_rwc/tensorboard/static/scales.js';
+import {
+  chosenColour,
+  colourChoices,
+  colourScale,
+  paint,
+  palette,
+} from '../../../lightning_rwc/tensorboard/static/scales.js';
 import {table} from './tables.js';
 
 const ticks = (low, high) => ({ticks: [[low, 'still'], [high, 'fast']]});

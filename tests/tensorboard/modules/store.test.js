@@ -20,7 +20,8 @@ test('what is not there is replaced by something that is', () => {
 });
 
 test('the newest run is first, and chosen where none is', () => {
-  const series = [one('old', 'rwc', null, 5), one('new', 'rwc', null, 9), one('b', 'rwc'), one('a10', 'rwc'), one('a9', 'rwc')];
+  const others = ['b', 'a10', 'a9'].map((run) => one(run, 'rwc'));
+  const series = [one('old', 'rwc', null, 5), one('new', 'rwc', null, 9), ...others];
   const there = choices([...series, one('old', 'l2', null, 7)], NOTHING);
   assert.deepEqual(there.runs, ['new', 'old', 'a9', 'a10', 'b']);
   assert.equal(there.state.run, 'new');

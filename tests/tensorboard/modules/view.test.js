@@ -3,7 +3,8 @@ import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {View} from '../../../lightning_rwc/tensorboard/static/view.js';
 
-const rounded = (view) => Object.fromEntries(Object.entries(view.save()).map(([key, value]) => [key, +value.toFixed(9)]));
+const rounded = (view) =>
+  Object.fromEntries(Object.entries(view.save()).map(([key, value]) => [key, +value.toFixed(9)]));
 
 test('zooming keeps the place under the pointer, and can be along one direction', () => {
   const view = new View();
