@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of the tab: its own files, the list of all tables, and one table."""
+"""The routes of the tab: its own files, the list of all tables, one table, and scalars to sort runs by."""
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import resources
@@ -25,6 +26,8 @@ from lightning_rwc.tensorboard.series import as_table, as_unit_table
 
 # Only these files are served. No path is ever made from a request.
 _SCRIPTS = (
+    "align",
+    "all_runs",
     "app",
     "canvas",
     "cells",
@@ -34,6 +37,7 @@ _SCRIPTS = (
     "controls",
     "data",
     "depths",
+    "difference",
     "dom",
     "empty",
     "exports",
@@ -55,7 +59,9 @@ _SCRIPTS = (
     "rows",
     "scales",
     "selection",
+    "small_maps",
     "store",
+    "sweep",
     "theme",
     "view",
 )
@@ -99,7 +105,7 @@ class RWCPlugin(TBPlugin):
     def get_plugin_apps(self) -> dict[str, Any]:
         """Route to WSGI application."""
         files = {f"/{name}": _file(name, mime)(self) for name, mime in _FILES.items()}
-        return files | {"/runs": _runs(self), "/table": _table(self)}
+        return files | {"/runs": _runs(self), "/table": _table(self), "/scalars": _scalars(self)}
 
     def is_active(self) -> bool:
         """Always: the tab of an empty log says what to do, and looking through a large log takes time."""
@@ -174,6 +180,25 @@ class RWCPlugin(TBPlugin):
                 described["depth_correlation"] = [_finite(rho.get(step)) for step in points["steps"]]
             return described | points
         raise errors.NotFoundError("There is no such run, or no such table in it.")
+
+    def scalars(self, request: wrappers.Request) -> dict[str, Any]:
+        """The ``tags`` of scalars that several of our runs have, or the last value of one ``tag`` in each run.
+
+        Layers are not among the tags. A value that is not finite is ``None``.
+
+        """
+        tables, _ = self._tables(request)
+        runs = {run for run, _ in tables}
+        arguments = {**_experiment(request), "plugin_name": metadata.PLUGIN_NAME}
+        if "tag" in request.args:
+            chosen = RunTagFilter(runs=runs, tags=[_argument(request, "tag")])
+            found = self._provider.read_scalars(**arguments, downsample=1, run_tag_filter=chosen) if runs else {}
+            last = {run: points[-1].value for run, tags in found.items() for points in tags.values() if points}
+            return {"values": {run: value if math.isfinite(value) else None for run, value in last.items()}}
+        listed = self._provider.list_scalars(**arguments, run_tag_filter=RunTagFilter(runs=runs)) if runs else {}
+        of_layers = {run: {tag for (own, _), one in tables.items() if own == run for tag in one.tags} for run in runs}
+        count = Counter(tag for run, tags in listed.items() for tag in {*tags} - of_layers[run])
+        return {"tags": sorted(tag for tag, times in count.items() if times > 1)}
 
     def _scalars(self, request: wrappers.Request, run: str, tags: Sequence[str]) -> Mapping[str, Any]:
         """The points of each of ``tags`` in ``run``."""
@@ -297,3 +322,8 @@ def _runs(plugin: RWCPlugin, request: wrappers.Request) -> wrappers.Response:
 @_get
 def _table(plugin: RWCPlugin, request: wrappers.Request) -> wrappers.Response:
     return _json(request, plugin.table(request))
+
+
+@_get
+def _scalars(plugin: RWCPlugin, request: wrappers.Request) -> wrappers.Response:
+    return _json(request, plugin.scalars(request))

@@ -224,6 +224,32 @@ def test_a_table_without_points_is_not_listed(tmp_path):
     assert listed(clients(tmp_path)) == {}
 
 
+def test_scalars_that_several_runs_have_come_with_their_last_values(tmp_path):
+    for number, losses in enumerate(([0.5, 0.25], [0.125], [np.nan])):
+        with SummaryWriter(tmp_path / f"run_{number}") as writer:
+            write_measurement(writer, 9, 0, {"rwc": {"a": 0.5}})
+            announce(writer, 9, ["a"])
+            for step, loss in enumerate(losses):
+                writer.add_scalar("val/loss", loss, step)
+            writer.add_scalar(f"own_{number}", 1.0, 0)
+    with SummaryWriter(tmp_path / "without") as writer:  # a run that has nothing to show
+        writer.add_scalar("val/loss", 7.0, 0)
+        writer.add_scalar("own_0", 7.0, 0)
+    get = clients(tmp_path)["/scalars"].get
+    tags = json.loads(get("/").data)["tags"]
+    assert tags == ["rwc_summary/epoch", "rwc_summary/total", "val/loss"]
+    answer = json.loads(get("/", query_string={"tag": "val/loss"}).data)
+    assert answer == {"values": {"run_0": 0.25, "run_1": 0.125, "run_2": None}}
+    assert json.loads(get("/", query_string={"tag": "<script>"}).data) == {"values": {}}
+    assert get("/", query_string="tag=a&tag=b").status_code == 400
+
+
+def test_an_empty_log_has_no_scalars(tmp_path):
+    get = clients(tmp_path)["/scalars"].get
+    assert json.loads(get("/").data) == {"tags": []}
+    assert json.loads(get("/", query_string={"tag": "loss"}).data) == {"values": {}}
+
+
 @pytest.mark.parametrize("head", ["", "my-"])
 def test_units_are_further_tables_of_a_layer(tmp_path, head):
     layers = ["a", "b/summary", HOSTILE[0]]

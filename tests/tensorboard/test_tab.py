@@ -333,41 +333,6 @@ def test_a_link_shows_the_same_view(tab):
     assert second.frame.inner_text("#pins") == ""
 
 
-def test_two_runs_side_by_side_with_their_difference(tab):
-    both = tab(run="main", other="other")
-    captions = both.frame.locator(".heatmap figcaption").all_inner_texts()
-    assert captions == ["main", "other", "log₁₀ (left / middle)"]
-    assert both.hover(1, 0) == f"block.10 · epoch 0 · step 9 · {said(0.1)} · other: 0.001"
-    both.page.mouse.move(5, 5)
-    both.settled()
-    reach = np.log10(100.0)  # the largest ratio: 0.1 to 0.001
-    for row, column in ((0, 1), (1, 0), (2, 0)):
-        share = (np.log10(VALUES[row, column] / OTHER[row, column]) / reach + 1) / 2
-        expected = [round(255 * channel) for channel in colormaps["PuOr"](share)[:3]]
-        np.testing.assert_allclose(both.pixel(row, column, number=2)[0], expected, atol=6)
-
-
-def test_runs_with_epochs_of_different_length_are_compared_by_epoch(tab):
-    both = tab(run="main", other="longer")
-    assert both.frame.inner_text(".profile") == "at epoch 2"
-    described = both.frame.locator("#side [role=img]").evaluate_all("all => all.map((one) => one.ariaLabel)")
-    assert described[0] == "curves of 4 layers over epoch"
-    # Epoch 1 ends at step 19 of one and at step 49 of the other.
-    assert both.hover(1, 1) == f"block.10 · epoch 1 · step 19 · {said(0.02)} · longer: 0.001"
-    for number, columns in ((1, 4), (2, 3)):  # the other run, the difference
-        place = both.pixel(0, 1, rows=3, columns=columns, number=number)[1]
-        both.frame.locator("canvas.map").nth(number).hover(position=place)
-        assert both.settled() == f"block.10 · epoch 1 · step 19 · {said(0.02)} · longer: 0.001"
-    place = both.pixel(0, 3, rows=3, columns=4, number=1)[1]  # an epoch that one of them has not reached
-    both.frame.locator("canvas.map").nth(1).hover(position=place)
-    assert both.settled() == "4 of 4 layers, 3 measurements"
-    both.page.mouse.move(5, 5)
-    both.settled()
-    share = (np.log10(VALUES[2, 0] / OTHER[2, 0]) / np.log10(VALUES[1, 0] / OTHER[1, 0]) + 1) / 2
-    expected = [round(255 * channel) for channel in colormaps["PuOr"](share)[:3]]
-    np.testing.assert_allclose(both.pixel(1, 0, rows=3, number=2)[0], expected, atol=6)
-
-
 def test_measures_have_the_labels_and_scales_of_the_log(tab):
     main = tab(run="strengths")
     options = main.frame.locator("select[name=prefix] option").all_inner_texts()

@@ -1,10 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // Wires the parts of the page: what is chosen decides what is loaded, and both decide what is drawn.
+import {Aligned} from './align.js';
+import {AllRuns} from './all_runs.js';
 import {looks} from './cells.js';
 import {ColourBar} from './colourbar.js';
 import {Comparison} from './comparison.js';
 import {Controls} from './controls.js';
-import {axisOf, closest, fetchAppearance, fetchSeries, fetchTable} from './data.js';
+import {closest, fetchAppearance, fetchScalars, fetchSeries, fetchTable, readable} from './data.js';
 import {rowColour, runColours} from './depths.js';
 import {add} from './dom.js';
 import {emptyPage} from './empty.js';
@@ -21,7 +23,7 @@ import {Pins} from './pins.js';
 import {Player} from './playing.js';
 import {poll} from './polling.js';
 import {Profile} from './profile.js';
-import {Readout, cellText, hasCell, otherText} from './readout.js';
+import {Readout, cellText, hasCell} from './readout.js';
 import {arrange, expression, fold, foldable} from './rows.js';
 import {colourScale} from './scales.js';
 import {DEFAULTS, Selection} from './selection.js';
@@ -29,6 +31,8 @@ import {Store, choices} from './store.js';
 import {followTheme} from './theme.js';
 import {View} from './view.js';
 
+/** What is loaded anew when it is chosen anew. */
+const LOADED = ['run', 'other', 'prefix', 'layer', 'view', 'runs', 'group', 'scalar', 'order'];
 const GROUNDS = {light: '#ffffff', dark: '#202124'};
 
 export class App {
@@ -95,16 +99,23 @@ export class App {
     const on = {
       hover: (cell) => this.hover(cell),
       pin: (layer) => selection.pin(layer),
-      select: (column) => this.select(column),
+      select: (place) => this.selectPlace(place),
       open: (layer) => this.open(layer),
       close: () => this.close(),
       view: () => this.frames.ask('maps'),
     };
     this.map = new Heatmap(maps, this.view, on);
     this.comparison = new Comparison(maps, this.view, on);
-    this.profile = new Profile(maps, this.view, on);
+    // What is not a map has columns of its own.
+    const at = (timeOf) => (cell) => this.hover(cell && {...cell, column: this.aligned.place(timeOf(cell.column))});
+    this.profile = new Profile(maps, this.view, {...on, hover: at((column) => this.aligned.time(column))});
     this.key = new Key(first);
-    this.panels = new Panels(side, on);
+    this.panels = new Panels(side, {...on, hover: at((column) => this.aligned.curves.x[column])});
+    this.allRuns = new AllRuns(body, this.store, fetchScalars, {
+      set: (change) => this.choose(change),
+      say: (parts, otherwise) => this.readout.show(parts, otherwise),
+    });
+    this.controls.form.after(this.allRuns.form);
     this.empty = emptyPage(body);
   }
 
@@ -136,9 +147,13 @@ export class App {
     return this.table?.memberOf ? 'block' : 'layer';
   }
 
-  /** What the selected run, and the one to compare with, are drawn over. */
-  get axis() {
-    return axisOf([this.table, this.other].filter(Boolean));
+  /** The selected run, and the one to compare with, over the axis that they share. */
+  get aligned() {
+    const tables = [this.table, this.other].filter(Boolean);
+    const {own = [], wanted} = this.lined ?? {};
+    const same = own.length === tables.length && tables.every((table, index) => table === own[index]);
+    if (!same || wanted !== this.state.by) this.lined = new Aligned(tables, this.state.by);
+    return this.lined;
   }
 
   get column() {
@@ -159,7 +174,7 @@ export class App {
   changed(names) {
     this.touched = true;
     writeLink(this.state, DEFAULTS);
-    if (['run', 'other', 'prefix', 'layer'].some((name) => names.includes(name))) {
+    if (LOADED.some((name) => names.includes(name))) {
       this.load().catch((error) => this.fail(error.message));
     }
     this.frames.ask('all');
@@ -167,6 +182,12 @@ export class App {
 
   select(column) {
     this.selection.select(column, this.table.steps);
+  }
+
+  /** Select the measurement that a column of the maps shows. */
+  selectPlace(place) {
+    const column = this.aligned.at[0][place];
+    if (column >= 0) this.select(column);
   }
 
   hover(cell) {
@@ -186,7 +207,9 @@ export class App {
       this.view.revealRows(first / layers.length, (last + 1) / layers.length);
     }
     const column = columnOf(finding, table.steps);
-    if (column >= 0) this.view.revealColumns(column / table.steps.length, (column + 1) / table.steps.length);
+    const place = this.aligned.place(this.aligned.time(column));
+    const {length} = this.aligned.x;
+    if (column >= 0) this.view.revealColumns(place / length, (place + 1) / length);
     const time = column < 0 ? {} : selection.timeOf(column, table.steps);
     const hidden = places.length < rows.length ? {filter: ''} : {};
     if ('filter' in hidden) this.controls.fields.filter.value = '';
@@ -240,10 +263,14 @@ export class App {
 
   async load() {
     const {series} = this.store;
+    const all = this.state.view === 'all';
+    if (all) this.state.layer = '';
     const wanted = this.awaited && series.some((one) => one.run === this.awaited) ? {run: this.awaited} : {};
     let there = choices(series, {...this.state, ...wanted});
     this.empty.hidden = there !== null;
-    this.main.hidden = this.controls.hidden = there === null;
+    this.controls.hidden = there === null;
+    this.main.hidden = there === null || all;
+    this.allRuns.hidden = there === null || !all;
     if (!there) return;
     // Until the user does something, the newest run is shown, also if it appears later.
     if (!this.touched && !this.known.has(there.runs[0])) there = choices(series, {...this.state, run: ''});
@@ -252,8 +279,10 @@ export class App {
     this.gone.push(...there.gone.filter((run) => run !== this.awaited));
     Object.assign(this.state, there.state);
     this.opens = there.opens;
-    this.controls.offer(there);
-    if (await this.store.load([this.state.run, this.state.other], {...this.state})) this.frames.ask('all');
+    this.controls.offer({...there, state: this.state});
+    if (all) {
+      if (await this.allRuns.load({...this.state})) this.frames.ask('all');
+    } else if (await this.store.load([this.state.run, this.state.other], {...this.state})) this.frames.ask('all');
   }
 
   // What is drawn.
@@ -268,17 +297,57 @@ export class App {
   }
 
   drawAll() {
-    const {state, table, other, axis, kind} = this;
-    if (!table || !this.appearance) return;
+    const all = this.state.view === 'all';
+    if (!this.appearance || !(all ? this.allRuns.loaded : this.table)) return;
+    this.looks = looks(this.appearance, this.ground);
+    const {filter} = this.state;
+    if (this.kind !== 'unit' && expression(filter)) this.filter = filter;
+    if (all) this.drawAllRuns();
+    else this.drawRun();
+    performance.mark('rwc drawn');
+  }
+
+  get ground() {
+    return this.dark ? GROUNDS.dark : GROUNDS.light;
+  }
+
+  drawAllRuns() {
+    const {state} = this;
+    const error = expression(state.filter) ? '' : 'not a regular expression yet';
+    this.allRuns.show((run) => this.shown(run), state, {
+      by: state.by,
+      keep: (layers) => arrange({layers}, {sort: state.sort === 'name' ? 'name' : 'depth', filter: this.filter}),
+      scaleOf: (tables, layers) => colourScale(tables, layers, state.colour),
+      looks: this.looks,
+      wordsOf: (table, code) => this.wordsOf(table, code),
+    });
+    const {axis} = this.allRuns.maps;
+    this.controls.showAll({state, table: axis.tables[0], axis, error});
+    for (const part of [this.path, this.pinList.element, this.findings.element]) part.hidden = true;
+    this.notes.show([]);
+    this.readout.show([], this.allRuns.summary);
+  }
+
+  /** What a code means in a table; nothing for a value. */
+  wordsOf(table, code) {
+    const look = this.looks?.[code];
+    return look ? table.words[look.name] || look.words : '';
+  }
+
+  drawRun() {
+    const {state, table, other, kind, aligned} = this;
+    const {name: axis} = aligned;
+    this.pinList.element.hidden = false;
     const ofUnits = kind === 'unit';
     const typed = ofUnits ? '' : state.filter;
-    if (expression(typed)) this.filter = typed;
     const error = expression(typed) ? '' : 'not a regular expression yet';
     const layers = arrange(table, {sort: state.sort, filter: ofUnits ? '' : this.filter});
     this.layers = layers;
     const {steps} = table;
     const server = this.store.table(state.run, state);
-    this.controls.show({state, table: server, kind, error, column: this.column, columns: steps.length});
+    const {own: tables, by} = aligned;
+    const range = {column: this.column, columns: steps.length};
+    this.controls.show({state, table: server, kind, error, axis: {tables, by}, ...range});
     this.showNotes(error);
     this.path.hidden = !ofUnits;
     const part = table.layers.length < table.of ? ` (${table.layers.length} of ${table.of}, evenly spaced)` : '';
@@ -288,8 +357,8 @@ export class App {
     this.findings.show(findings, server, (finding) => this.chosen(finding));
 
     const found = marksOf(findings ?? [], table);
+    found.columns = found.columns.map((column) => aligned.place(aligned.time(column)));
     this.scale = colourScale(other ? [table, other] : [table], layers, state.colour);
-    this.looks = looks(this.appearance, this.dark ? GROUNDS.dark : GROUNDS.light);
     this.bar.show(this.scale);
     const opens = kind === 'layer' ? this.opens : new Set();
     const codes = table.codesOf(layers);
@@ -299,21 +368,22 @@ export class App {
     const stacked = window.innerWidth <= 900;
     const shape = {axis, scale: this.scale, looks: this.looks, height, kind};
     const title = ofUnits ? `${state.run}, units of ${state.layer}` : state.run;
-    this.map.show({...shape, table, layers, opens, found, title, names: true});
-    if (other) this.comparison.show({table, other, layers, shape: {...shape, names: stacked}, title: state.other});
+    this.map.show({...shape, table: aligned.tables[0], layers, opens, found, title, names: true});
+    const beside = {...shape, names: stacked};
+    const looked = {...this.appearance, ground: this.ground};
+    if (other) this.comparison.show(aligned, [state.run, state.other], layers, beside, looked);
     else this.comparison.hide();
 
-    const runs = [{name: state.run, table}, ...(other ? [{name: state.other, table: other}] : [])];
-    const now = table.times(axis)[this.column];
-    const profiles = runs.map((run, index) => ({
-      table: run.table,
-      column: index ? run.table.times(axis).findLastIndex((time) => time <= now) : this.column,
+    const now = aligned.time(this.column);
+    const profiles = aligned.own.map((one, index) => ({
+      table: one,
+      column: index ? aligned.at[1][aligned.place(now)] : this.column,
       colour: runColours(this.dark)[index],
     }));
-    this.profile.show(profiles, {...shape, layers, time: `${axis} ${now}`});
-    this.panels.show(runs, {
+    this.profile.show(profiles, {...shape, layers, time: `${axis} ${readable(now)}`});
+    this.panels.show([state.run, ...(other ? [state.other] : [])], {
       kind,
-      axis,
+      aligned,
       layers,
       pins: this.selection.pins,
       logarithmic: state.axis === 'log' && !table.linear,
@@ -325,7 +395,6 @@ export class App {
     this.pinList.show(pinned, (layer) => [table.shortOf(layer), rowColour(layer, table, this.dark)]);
     this.mark();
     this.describe();
-    performance.mark('rwc drawn');
   }
 
   /** As high as rows need, as far as the window has room. */
@@ -365,25 +434,23 @@ export class App {
     if (!table) return;
     const hover = hovered?.layer;
     const {pins} = this.selection;
-    for (const map of this.maps) {
-      const here = map === this.map;
-      map.mark({hover, pins, column: here ? column : -1, time: here ? (hovered?.column ?? null) : null});
-    }
+    const at = this.aligned.time(column);
+    const place = this.aligned.place(at);
+    for (const map of this.maps) map.mark({hover, pins, column: place, time: hovered?.column ?? null});
     this.profile.mark({hover, pins});
-    this.panels.mark({hover, pins, at: table.times(this.axis)[column]});
+    this.panels.mark({hover, pins, at});
   }
 
   describe() {
     const {table, hovered, kind, state} = this;
+    if (state.view === 'all') return this.readout.show([], this.allRuns.summary);
     if (!table) return this.readout.show([], '');
-    const wordsOf = (code) => {
-      const look = this.looks?.[code];
-      return look ? table.words[look.name] || look.words : '';
-    };
-    const parts = hasCell(table, hovered)
+    const [shown] = this.aligned.tables;
+    const wordsOf = (code) => this.wordsOf(table, code);
+    const parts = hasCell(shown, hovered)
       ? [
-          ...cellText(table, hovered, {kind, perStep: this.scale?.perStep, wordsOf}),
-          ...otherText(table, this.other, this.axis, hovered, state.other),
+          ...cellText(shown, hovered, {kind, perStep: this.scale?.perStep, wordsOf}),
+          ...this.comparison.words(hovered, wordsOf),
           ...(kind === 'layer' && this.opens.has(hovered.layer) ? ['its units: click ▸ or press U'] : []),
         ]
       : [];

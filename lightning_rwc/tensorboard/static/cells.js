@@ -26,19 +26,19 @@ export function guess(values, linear) {
 }
 
 /**
- * How each code is drawn: {name, fill, ink, strong, tile, loud, words}. Fill and ink are pixels of a canvas, and
+ * How each of `codes` is drawn: {name, fill, ink, strong, tile, loud, words}. Fill and ink are pixels of a canvas, and
  * `strong` is the one that is seen where there is no room for a pattern, as text.
  *
  * @param appearance the content of appearance.json
  * @param ground the colour of a cell that was not measured
  */
-export function looks({cells, patterns}, ground) {
+export function looks({cells, patterns}, ground, codes = CODES) {
   const found = [];
   for (const [name, {fill, ink, pattern, loud, words}] of Object.entries(cells)) {
     const tile = patterns[pattern]?.map((line) => [...line].map((mark) => mark === '#'));
     const colours = [name === 'missing' ? ground : fill, ink].map(channels);
     const strong = tile && Math.min(...colours[0]) > 240 ? ink : fill;
-    found[CODES[name]] = {name, fill: packed(colours[0]), ink: packed(colours[1]), strong, tile, loud, words};
+    found[codes[name]] = {name, fill: packed(colours[0]), ink: packed(colours[1]), strong, tile, loud, words};
   }
   return found;
 }

@@ -33,12 +33,14 @@ export class LineChart {
     const axis = {stroke: text, grid: {stroke: line, width: 0.5}, ticks: {stroke: line}, font: '11px system-ui'};
     this.holder.setAttribute('role', 'img');
     this.holder.setAttribute('aria-label', describe);
-    const visible = (value) => (Number.isFinite(value) && !(logarithmic && value <= 0) ? value : null);
+    // Where a curve is `undefined`, another one has a point: there is no gap.
+    const shown = (value) => Number.isFinite(value) && !(logarithmic && value <= 0);
+    const visible = (value) => (value === undefined || shown(value) ? value : null);
     const data = [x, ...series.map(({values}) => Array.from(values, visible))];
     const values = (_, splits) => splits.map((value) => (value === null ? '' : readable(value)));
     this.plot?.destroy();
     this.plot = this.above = null;
-    if (!data.slice(1).some((values) => values.some((value) => value !== null))) {
+    if (!data.slice(1).some((values) => values.some((value) => value != null))) {
       // An axis would be invented.
       this.holder.replaceChildren(make('p', {className: 'nothing', textContent: nothing}));
       return;
@@ -100,7 +102,7 @@ export class LineChart {
     this.near = null;
     this.series.forEach(({name}, index) => {
       const value = this.plot.data[index + 1][idx];
-      if (value === null) return;
+      if (value == null) return;
       const away = Math.abs(this.plot.valToPos(value, 'y') - top);
       if (away < best) [best, this.near] = [away, {layer: name, column: idx}];
     });
@@ -144,6 +146,7 @@ export class LineChart {
       context.beginPath();
       let pen = false;
       values.forEach((value, i) => {
+        if (value === undefined) return;
         if (value === null) return (pen = false);
         const [x, y] = [plot.valToPos(plot.data[0][i], 'x'), plot.valToPos(value, 'y')];
         pen ? context.lineTo(x, y) : context.moveTo(x, y);

@@ -18,7 +18,8 @@ export class ColourBar {
   /** Show a scale of scales.js. */
   show(scale) {
     this.caption.textContent = scale.title;
-    const said = scale.ticks.map(([value, word]) => [readable(value), word].filter(Boolean).join(' '));
+    const number = (value) => (scale.onlyWords ? '' : readable(value));
+    const said = scale.ticks.map(([value, word]) => [number(value), word].filter(Boolean).join(' '));
     this.canvas.setAttribute('aria-label', `colours of ${scale.title}: ${said.join(', ')}`);
     const width = this.figure.clientWidth || 300;
     const context = sized(this.canvas, width, HEIGHT);
@@ -29,7 +30,7 @@ export class ColourBar {
       context.fillRect(SIDE + x, 0, 1.5, BAR);
     }
     context.textAlign = 'center';
-    const lines = [
+    const lines = scale.onlyWords ? [[1, BAR + 10, text]] : [
       [0, BAR + 10, text],
       [1, BAR + 24, faint],
     ];

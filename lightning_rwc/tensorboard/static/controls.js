@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The form above the map. It shows what is chosen and says what the user chooses.
+import {axisChoices} from './align.js';
 import {add, fill} from './dom.js';
 import {foldable} from './rows.js';
 import {chosenColour, colourChoices} from './scales.js';
@@ -8,6 +9,8 @@ const SORTS = {
   layer: [['depth', 'as defined'], ['value', 'by last value'], ['name', 'by name']],
   unit: [['depth', 'most active first'], ['value', 'by last value'], ['name', 'by number']],
 };
+/** What the view of all runs does not need. */
+const OF_ONE_RUN = ['run', 'other', 'layer', 'axis', 'smooth', 'time', 'play', 'PNG', 'CSV'];
 const AXES = [['log', 'logarithmic'], ['linear', 'linear']];
 
 export class Controls {
@@ -22,8 +25,10 @@ export class Controls {
     this.form = add(parent, 'form');
     this.form.addEventListener('submit', (event) => event.preventDefault());
     this.fields = {};
+    this.choice('view', 'view', [['', 'one run'], ['all', 'all runs']], (view) => on.set({view, layer: ''}));
     this.choice('run', 'run', []);
     this.choice('other', 'compare with', []);
+    this.choice('by', 'align by', []);
     this.choice('prefix', 'quantity', []);
     this.choice('layer', 'layer', [], (layer) => on.open(layer));
     this.choice('sort', 'rows', SORTS.layer);
@@ -42,6 +47,7 @@ export class Controls {
       button.addEventListener('click', act);
       this.fields[name] = button;
     }
+    for (const name of OF_ONE_RUN) (this.fields[name].closest('label') ?? this.fields[name]).classList.add('one');
   }
 
   choice(name, label, options, act = (value) => this.on.set({[name]: value})) {
@@ -73,6 +79,7 @@ export class Controls {
   /** Show what can be chosen: {runs, tables, opens, state} of store.js. */
   offer({runs, tables, opens, state}) {
     const names = runs.map((run) => [run, run]);
+    this.fields.view.value = state.view;
     fill(this.fields.run, names, state.run);
     fill(this.fields.other, [['', 'none'], ...names.filter(([run]) => run !== state.run)], state.other);
     fill(this.fields.prefix, tables.map(({prefix, label}) => [prefix, `${prefix}: ${label}`]), state.prefix);
@@ -81,21 +88,37 @@ export class Controls {
     this.fields.layer.parentElement.hidden = !opened.length;
   }
 
-  /**
-   * Show what is drawn.
-   *
-   * @param drawn {state, table, kind, error, column, columns}: the table as the server has it, what a row is, what is
-   *   wrong with the filter, and the selected column of how many
-   */
-  show({state, table, kind, error, column, columns}) {
-    const {sort, filter, fold, colour, axis, time} = this.fields;
+  /** Show that all runs are drawn; `table` is any of them, and `axis` of align.js. */
+  showAll({state, table, axis, error}) {
+    this.form.classList.add('allRuns');
+    this.showShared({state, table, kind: 'layer', axis, error});
+  }
+
+  showShared({state, table, kind, axis: {tables, by}, error}) {
+    const {sort, filter, fold, colour} = this.fields;
+    fill(this.fields.by, axisChoices(tables), by);
+    this.fields.by.parentElement.hidden = tables.length < 2;
     fill(sort, SORTS[kind] ?? SORTS.layer, state.sort);
     filter.parentElement.hidden = kind === 'unit';
     filter.setCustomValidity(error);
     filter.setAttribute('aria-invalid', String(Boolean(error)));
+    if (!table) return;
     fold.parentElement.hidden = !foldable(table);
     fill(colour, colourChoices(table), chosenColour(table, state.colour));
-    colour.disabled = axis.disabled = table.linear;
+    colour.disabled = table.linear;
+  }
+
+  /**
+   * Show what is drawn.
+   *
+   * @param drawn {state, table, kind, error, axis, column, columns}: the table as the server has it, what a row is, what
+   *   is wrong with the filter, {tables, by} of align.js, and the selected column of how many
+   */
+  show({column, columns, ...shared}) {
+    this.form.classList.remove('allRuns');
+    this.showShared(shared);
+    const {axis, time} = this.fields;
+    axis.disabled = shared.table.linear;
     Object.assign(time, {max: columns - 1, value: column});
   }
 }

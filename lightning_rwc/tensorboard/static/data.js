@@ -18,6 +18,9 @@ export const fetchAppearance = () => get('appearance.json');
 export const fetchTable = async (run, prefix, layer) =>
   new Table(await get('table', {run, prefix, ...(layer ? {layer} : {})}));
 
+/** The tags of scalars that several runs have; or the last value of `tag` in each run. */
+export const fetchScalars = (tag) => get('scalars', tag === undefined ? {} : {tag});
+
 export class Table {
   /**
    * @param content an answer of the server. `of` is how many units the layer has, some of which may have been left out;
@@ -85,49 +88,13 @@ export class Table {
     return this.signed || this.share;
   }
 
-  /** Whether no epoch has two measurements. */
-  get hasEpochs() {
-    return this.epochs.every((epoch, i) => epoch !== null && (i === 0 || epoch > this.epochs[i - 1]));
-  }
-
-  /** The epoch or step of each measurement; `axis` is of `axisOf`. */
+  /** The epoch or step of each measurement; `axis` is a name of align.js. */
   times(axis) {
     return axis === 'epoch' ? this.epochs : this.steps;
-  }
-
-  /** The log₁₀ of the ratio of this table to another, or their difference, at the layers and times of both. */
-  against(other, axis, logarithmic) {
-    const common = this.layers.filter((layer) => other.rowOf.has(layer));
-    const at = new Map(other.times(axis).map((time, index) => [time, index]));
-    let columns = this.times(axis)
-      .map((time, index) => [index, at.get(time)])
-      .filter(([, there]) => there !== undefined);
-    // If the runs were never measured at the same time, compare their measurements one by one.
-    if (!columns.length) columns = this.steps.slice(0, other.steps.length).map((_, index) => [index, index]);
-    const values = new Float32Array(common.length * columns.length);
-    common.forEach((layer, row) => {
-      const [a, b] = [this.row(this.rowOf.get(layer)), other.row(other.rowOf.get(layer))];
-      columns.forEach(([here, there], column) => {
-        const value = logarithmic ? Math.log10(a[here] / b[there]) : a[here] - b[there];
-        values[row * columns.length + column] = value;
-      });
-    });
-    return this.derive({
-      layers: common,
-      short: common.map((layer) => this.shortOf(layer)),
-      blocks: this.blocks && common.map((layer) => this.blockOf(layer)),
-      steps: columns.map(([here]) => this.steps[here]),
-      epochs: columns.map(([here]) => this.epochs[here]),
-      values,
-      codes: guess(values, true),
-    });
   }
 }
 
 const bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
-
-/** What tables are drawn over: 'epoch' where none has two measurements in an epoch, else 'step'. */
-export const axisOf = (tables) => (tables.every((table) => table.hasEpochs) ? 'epoch' : 'step');
 
 /** The column since which none of `layers` has had a number, or -1 if one has in the last column. */
 export function lostSince(table, layers) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers × measurements on a canvas: names at the left, zoom and pan in the map. A canvas above holds what moves.
 import {EDGE, FONT, inks, sized} from './canvas.js';
+import {readable} from './data.js';
 import {add} from './dom.js';
 import {raster} from './raster.js';
 import {blockStarts, fit} from './rows.js';
@@ -159,7 +160,7 @@ export class Heatmap {
     const end = Math.min(span.right, values.length);
     for (let column = Math.ceil(span.left / every) * every; column < end; column += every) {
       const x = box.left + (column + 0.5 - span.left) * cell.wide;
-      if (x < box.left + box.width) context.fillText(String(values[column]), x, bottom + 14);
+      if (x < box.left + box.width) context.fillText(readable(values[column]), x, bottom + 14);
     }
     context.fillText(axis, box.left + box.width / 2, bottom + 28);
     context.fillStyle = ink.finding;

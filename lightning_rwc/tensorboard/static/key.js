@@ -40,7 +40,7 @@ function item(sign, words) {
 
 const mark = (className, textContent = '') => make('span', {className, textContent});
 
-function swatch({fill, ink, tile}) {
+export function swatch({fill, ink, tile}) {
   const canvas = make('canvas', {width: SIZE, height: SIZE, className: 'swatch'});
   const pixels = Uint32Array.from({length: SIZE ** 2}, (_, at) =>
     tile?.[Math.floor(at / SIZE) % 6][(at % SIZE) % 6] ? ink : fill,

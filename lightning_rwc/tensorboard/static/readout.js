@@ -11,13 +11,15 @@ const shortened = (name) => (name.length > 160 ? `${name.slice(0, 80)}…${name.
  * @param shape {kind, perStep, wordsOf}: what a row is, whether colours are per step, and what a code means
  */
 export function cellText(table, {layer, column}, {kind, perStep = false, wordsOf = () => ''}) {
+  const name = kind === 'unit' ? `unit ${shortened(layer)}` : shortened(layer);
+  if (table.steps[column] === null) return [name, 'not measured'];
   const epoch = table.epochs[column];
   const shape = table.shapes[layer];
   const value = table.row(table.rowOf.get(layer))[column];
   const [number, words] = [readable(value), wordsOf(table.codeOf(layer, column))];
   const span = table.spans?.[column];
   return [
-    kind === 'unit' ? `unit ${shortened(layer)}` : shortened(layer),
+    name,
     ...(shape ? [shortened(shape)] : []),
     ...(epoch === null ? [] : [`epoch ${epoch}`]),
     `step ${table.steps[column]}`,
@@ -25,13 +27,6 @@ export function cellText(table, {layer, column}, {kind, perStep = false, wordsOf
     ...(words ? [words] : []),
     ...(perStep && span > 1 && value > 0 && Number.isFinite(value) ? [`${readable(value / span)} per step`] : []),
   ];
-}
-
-/** What the cell of another run at the same time says, or nothing. */
-export function otherText(table, other, axis, {layer, column}, name) {
-  if (!other?.rowOf.has(layer)) return [];
-  const there = other.times(axis).indexOf(table.times(axis)[column]);
-  return there < 0 ? [] : [`${name}: ${readable(other.row(other.rowOf.get(layer))[there])}`];
 }
 
 export const hasCell = (table, cell) => Boolean(cell && table.rowOf.has(cell.layer) && cell.column in table.steps);

@@ -58,6 +58,13 @@ export function linear(low, high, colours, title) {
   return {low, high, logarithmic: false, perStep: false, ticks, share, stops: colours, title};
 }
 
+/** The fixed scale of ratios; `ticks` are of appearance.json. */
+export const ratios = (ticks, title) => ({
+  ...logarithmic(ticks[0][0], ticks.at(-1)[0], ticks, title),
+  stops: PUOR,
+  onlyWords: true,
+});
+
 /** A scale for positive and negative values. */
 export const diverging = (reach, title) => linear(-reach, reach, PUOR, title);
 

@@ -8,6 +8,12 @@
 export const DEFAULTS = {
   run: '',
   other: '',
+  by: '',
+  view: '',
+  runs: '',
+  group: '',
+  scalar: '',
+  order: 'name',
   prefix: '',
   layer: '',
   sort: 'depth',

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // What the log holds, and the tables that are shown.
 import {closest} from './data.js';
+import {compareNames} from './sweep.js';
 
 /**
  * What can be chosen of `series`, or null if there is nothing.
@@ -28,8 +29,7 @@ export function choices(series, {run, other, prefix, layer}) {
 export function newestFirst(series) {
   const newest = new Map();
   for (const one of series) newest.set(one.run, Math.max(newest.get(one.run) ?? -Infinity, one.newest));
-  const {compare} = new Intl.Collator('en', {numeric: true});
-  return [...newest.keys()].sort((a, b) => newest.get(b) - newest.get(a) || compare(a, b));
+  return [...newest.keys()].sort((a, b) => newest.get(b) - newest.get(a) || compareNames(a, b));
 }
 
 export class Store {
@@ -43,15 +43,16 @@ export class Store {
   /** Fetch the tables of `runs` that are new or have grown. Returns whether any has. */
   async load(runs, {prefix, layer}) {
     const wanted = {};
-    for (const run of runs) {
+    const loadOne = async (run) => {
       const there = (one) => one.run === run && one.prefix === prefix && one.layer === (layer || null);
       const series = this.series.find(there);
-      if (!series) continue;
+      if (!series) return;
       const key = keyOf(run, {prefix, layer});
       const known = this.tables[key];
       wanted[key] =
         known?.newest === series.newest ? known : {...series, table: await this.fetched(run, prefix, layer)};
-    }
+    };
+    await Promise.all(runs.map(loadOne));
     const before = this.tables;
     this.tables = wanted;
     return Object.keys({...before, ...wanted}).some((key) => before[key] !== wanted[key]);

@@ -2,7 +2,7 @@
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
 import {csv} from '../../../lightning_rwc/tensorboard/static/exports.js';
-import {cellText, hasCell, otherText} from '../../../lightning_rwc/tensorboard/static/readout.js';
+import {cellText, hasCell} from '../../../lightning_rwc/tensorboard/static/readout.js';
 import {table} from './tables.js';
 
 const HERE = table([[0.5, 0.25], [NaN, Infinity]], {epochs: [0, null]});
@@ -10,6 +10,8 @@ const HERE = table([[0.5, 0.25], [NaN, Infinity]], {epochs: [0, null]});
 test('a cell says its row, its time and its value', () => {
   assert.deepEqual(cellText(HERE, {layer: 'a', column: 0}, {kind: 'layer'}), ['a', 'epoch 0', 'step 9', '0.5']);
   assert.deepEqual(cellText(HERE, {layer: 'b', column: 1}, {kind: 'unit'}), ['unit b', 'step 19', 'inf']);
+  const gap = table([[NaN, 1]], {steps: [null, 9], epochs: [null, 0]});
+  assert.deepEqual(cellText(gap, {layer: 'a', column: 0}, {kind: 'layer'}), ['a', 'not measured']);
   const long = table([[1]], {layers: ['x'.repeat(200) + 'y']});
   const [name] = cellText(long, {layer: long.layers[0], column: 0}, {kind: 'layer'});
   assert.equal(name, `${'x'.repeat(80)}…${'x'.repeat(79)}y`);
@@ -30,14 +32,6 @@ test('a cell is there if its row and its time are', () => {
   for (const cell of [null, {layer: 'c', column: 0}, {layer: 'a', column: 2}, {layer: 'a', column: -1}]) {
     assert.equal(hasCell(HERE, cell), false);
   }
-});
-
-test('another run speaks where it has the row and the time', () => {
-  const other = table([[2]], {layers: ['b'], steps: [19], epochs: [1]});
-  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'b', column: 1}, 'two'), ['two: 2']);
-  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'b', column: 0}, 'two'), []);
-  assert.deepEqual(otherText(HERE, other, 'step', {layer: 'a', column: 1}, 'two'), []);
-  assert.deepEqual(otherText(HERE, undefined, 'step', {layer: 'a', column: 1}, 'two'), []);
 });
 
 test('a file of numbers has a row a measurement, and quotes names', () => {

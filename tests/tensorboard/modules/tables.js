@@ -20,3 +20,9 @@ export function table(rows, known = {}) {
     ...rest,
   });
 }
+
+/** A table of rows by their names; `codes` are of its cells. */
+export const byName = (rows, {codes, ...known} = {}) =>
+  table(Object.values(rows), {layers: Object.keys(rows), cells: codes, ...known});
+
+export const close = (got, wanted) => Math.abs(got - wanted) <= 1e-6 * Math.abs(wanted);
