@@ -14,6 +14,7 @@ from lightning_rwc.activity import by_activity, spread
 from lightning_rwc.cells import classify
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.scale import spans
+from lightning_rwc.tensorboard.contents import POINTS
 
 _MOST_UNITS = 1000
 
@@ -114,11 +115,15 @@ def _encoded(
     values: npt.NDArray[np.float32],
     cells: npt.NDArray[np.uint8],
 ) -> dict[str, Any]:
+    reach = spans(steps)
+    if len(steps) >= POINTS:
+        # TensorBoard has left out points, and the steps between the others say little. Most measurements are alike.
+        reach[:] = reach.min()
     return {
         "layers": layers,
         "steps": steps,
         "epochs": [int(epoch_at[step]) if math.isfinite(epoch_at[step]) else None for step in steps],
-        "spans": spans(steps).tolist(),
+        "spans": reach.tolist(),
         "values": b64encode(values.tobytes()).decode("ascii"),
         "cells": b64encode(cells.tobytes()).decode("ascii"),
     }

@@ -54,6 +54,13 @@ def test_the_later_of_two_points_at_one_step_counts():
     np.testing.assert_array_equal(values(table), np.float32([[1, 3, 4]]))
 
 
+def test_of_a_log_with_points_left_out_each_measurement_is_as_long_as_the_shortest():
+    steps = [10 * number + 9 for number in range(2001) if number % 7 != 3][:1000]
+    table = as_table({"a": [Datum(step, 0.5) for step in steps]}, [Datum(step, 0.0) for step in steps])
+    assert {*np.diff(steps)} == {10, 20}
+    assert {*table["spans"]} == {10}
+
+
 Point = namedtuple("Point", "step numpy")
 
 
