@@ -41,7 +41,8 @@ export class Comparison {
    * @param aligned both runs, of align.js
    * @param names of the runs
    * @param shape what the heatmap of the first run is drawn with: {axis, scale, looks, height, kind, names}
-   * @param appearance {patterns, difference, ground}: of appearance.json, and the colour of a cell that was not measured
+   * @param appearance {patterns, difference, ground}: of appearance.json, and the colour of a cell that was not
+   *   measured
    */
   show({tables: [table, other], own}, [name, otherName], layers, shape, {patterns, difference: {ticks}, ground}) {
     this.toggle(true);
@@ -67,7 +68,8 @@ export class Comparison {
   }
 
   toggle(shown) {
-    for (const one of [this.matching, this.key, ...[this.bar, ...this.maps].map(({figure}) => figure)]) one.hidden = !shown;
+    const figures = [this.bar, ...this.maps].map(({figure}) => figure);
+    for (const one of [this.matching, this.key, ...figures]) one.hidden = !shown;
   }
 
   showMatching({both, first, second}, name, otherName, kind) {

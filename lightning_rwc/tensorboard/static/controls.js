@@ -111,8 +111,8 @@ export class Controls {
   /**
    * Show what is drawn.
    *
-   * @param drawn {state, table, kind, error, axis, column, columns}: the table as the server has it, what a row is, what
-   *   is wrong with the filter, {tables, by} of align.js, and the selected column of how many
+   * @param drawn {state, table, kind, error, axis, column, columns}: the table as the server has it, what a row is,
+   *   what is wrong with the filter, {tables, by} of align.js, and the selected column of how many
    */
   show({column, columns, ...shared}) {
     this.form.classList.remove('allRuns');

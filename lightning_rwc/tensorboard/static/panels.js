@@ -93,5 +93,6 @@ const spread = (values, at) => Array.from(at, (index) => (index < 0 ? undefined 
 function nothing(table, layers, aligned) {
   if (!layers.length) return 'No row is shown.';
   const lost = lostSince(table, layers);
-  return lost >= 0 ? `Every value is nan since ${aligned.name} ${readable(aligned.time(lost))}.` : 'No value is above zero.';
+  if (lost < 0) return 'No value is above zero.';
+  return `Every value is nan since ${aligned.name} ${readable(aligned.time(lost))}.`;
 }

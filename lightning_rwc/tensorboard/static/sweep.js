@@ -16,8 +16,8 @@ export function filtered(names, text) {
 }
 
 /**
- * The name of a run's group: the name with `*` where the pattern's `*` matches. A `*` matches within one part of a path.
- * A name that the pattern does not match is its own group.
+ * The name of a run's group: the name with `*` where the pattern's `*` matches. A `*` matches within one part of a
+ * path. A name that the pattern does not match is its own group.
  */
 export function groupOf(name, pattern) {
   const pieces = pattern.slice(0, MOST_LETTERS).split('*');
@@ -111,8 +111,8 @@ export function rowsOf(tables) {
 }
 
 /**
- * One table of several runs: the geometric mean of each cell, or the mean if the quantity can be negative or is a share,
- * and the range. The geometric mean is of what is above zero.
+ * One table of several runs: the geometric mean of each cell, or the mean if the quantity can be negative or is a
+ * share, and the range. The geometric mean is of what is above zero.
  *
  * @param tables of the same rows and columns, of `project` in align.js
  * @returns a table with `low` and `high` beside `values`. Its codes are those that all runs have; otherwise a cell is
