@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The pictures of the gallery: a sick training beside its healthy twin, and single ones with what is said of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gallery_runs import Record
+from matplotlib import font_manager
+from PIL import Image, ImageDraw, ImageFont
+
+from lightning_rwc import Finding
+from lightning_rwc.plotting import to_image
+
+_MARGIN, _TITLE = 8, 22
+_COLOURS = 64
+
+
+def heatmap(record: Record) -> Image.Image:
+    """The heatmap, as the callback draws it."""
+    history = record.histories["rwc"]
+    return Image.fromarray(to_image(history.plot_heatmap(findings=record.findings)))
+
+
+def side_by_side(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Pictures with their titles, from left to right."""
+    width = sum(picture.width for _, picture in pictures)
+    canvas = Image.new("RGB", (width, _TITLE + max(picture.height for _, picture in pictures)), "white")
+    draw, left = ImageDraw.Draw(canvas), 0
+    for title, picture in pictures:
+        draw.text((left + picture.width // 2, _MARGIN), title, fill="black", font=_font(15, bold=True), anchor="mt")
+        canvas.paste(picture, (left, _TITLE))
+        left += picture.width
+    return canvas
+
+
+def with_findings(picture: Image.Image, findings: Sequence[Finding]) -> Image.Image:
+    """A picture above the kind, the layers and the message of each finding, as the tab shows them."""
+    font, bold = _font(13), _font(13, bold=True)
+    lines = []
+    for finding in findings:
+        about = f"{finding.kind} — epoch {finding.epoch}, step {finding.step} — {', '.join(finding.layers)}"
+        lines += [(line, bold) for line in _wrapped(about, bold, picture.width - 2 * _MARGIN)]
+        lines += [(line, font) for line in _wrapped(finding.message, font, picture.width - 2 * _MARGIN)]
+        lines.append(("", font))
+    lines = lines or [("No findings.", font)]
+    canvas = Image.new("RGB", (picture.width, picture.height + 2 * _MARGIN + 18 * len(lines)), "white")
+    canvas.paste(picture)
+    draw = ImageDraw.Draw(canvas)
+    for number, (line, its_font) in enumerate(lines):
+        draw.text((_MARGIN, picture.height + _MARGIN + 18 * number), line, fill="black", font=its_font)
+    return canvas
+
+
+def save(picture: Image.Image, path: Path) -> None:
+    """Write a small PNG."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
+def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
+    properties = font_manager.FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal")
+    return ImageFont.truetype(font_manager.findfont(properties), size)
+
+
+def _wrapped(text: str, font: ImageFont.FreeTypeFont, width: int) -> list[str]:
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if font.getlength(longer) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
