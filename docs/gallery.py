@@ -22,7 +22,8 @@ from gallery_pictures import heatmap, save, side_by_side, with_findings
 from gallery_runs import CASES, HEALTHY, RECIPES, TIMES, Case, Record, at_rate, train
 
 DOCS = Path(__file__).parent
-SEEDS = 1
+SEEDS = 3
+_COLOURS = 128
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -91,7 +92,7 @@ def page(cases: Iterable[Case], records: dict[str, Record]) -> None:
         if not case.twin:
             continue
         pair = [(case.sickness, heatmap(records[case.name])), ("healthy twin", heatmap(records[case.twin]))]
-        save(side_by_side(pair), DOCS / "images" / "gallery" / f"{case.name}.png")
+        save(side_by_side(pair), DOCS / "images" / "gallery" / f"{case.name}.png", colours=_COLOURS)
         block = re.compile(rf"(?<=<!-- {case.name} -->\n).*?(?=<!-- end -->)", re.S)
         text = block.sub(lambda _, case=case: _block(case, records), text)
     path.write_text(text, encoding="utf-8")

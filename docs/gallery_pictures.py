@@ -12,7 +12,6 @@ from lightning_rwc import Finding
 from lightning_rwc.plotting import to_image
 
 _MARGIN, _TITLE = 8, 22
-_COLOURS = 64
 
 
 def heatmap(record: Record) -> Image.Image:
@@ -51,10 +50,12 @@ def with_findings(picture: Image.Image, findings: Sequence[Finding]) -> Image.Im
     return canvas
 
 
-def save(picture: Image.Image, path: Path) -> None:
-    """Write a small PNG."""
+def save(picture: Image.Image, path: Path, colours: int | None = None) -> None:
+    """Write a PNG, with so many colours if it should be small."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture.quantize(_COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    if colours is not None:
+        picture = picture.quantize(colours, dither=Image.Dither.NONE)
+    picture.save(path, optimize=True)
 
 
 def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
