@@ -20,8 +20,9 @@ from lightning_rwc.loggers import LoggerOutput
 from lightning_rwc.metric import Measurement
 from lightning_rwc.movement import MOVEMENTS
 from lightning_rwc.options import check_heatmap, check_prefix
-from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
+from lightning_rwc.quantity import CHANGE_SINCE_START, RELATIVE_WEIGHT_CHANGE, Quantity, ScaleName
 from lightning_rwc.recorder import Recorder
+from lightning_rwc.scale import scale_of
 from lightning_rwc.tags import Tags
 
 if TYPE_CHECKING:
@@ -38,18 +39,21 @@ class Announcer:
     Args:
         prefix: the start of all tags.
         heatmap: when pictures are drawn, see :class:`~lightning_rwc.RWCCallback`.
+        scale: the scale of colours, likewise.
 
     Raises:
         TypeError: if ``heatmap`` is neither a bool nor an int.
-        ValueError: if ``heatmap`` is below 1, or ``prefix`` is blank.
+        ValueError: if ``heatmap`` is below 1, ``prefix`` is blank, or ``scale`` is unknown.
 
     """
 
-    def __init__(self, prefix: str, heatmap: bool | int) -> None:
+    def __init__(self, prefix: str, heatmap: bool | int, scale: ScaleName | None = None) -> None:
         check_heatmap(heatmap)
         check_prefix(prefix)
+        scale_of(RELATIVE_WEIGHT_CHANGE, scale)
         self._tags = Tags(prefix)
-        self._heatmap = heatmap
+        self._heatmap, self._scale = heatmap, scale
+        self._shapes: dict[str, str] = {}
         self._output = LoggerOutput()
         self._written: dict[str, torch.Tensor] = {}
         self.restart()
@@ -145,8 +149,19 @@ class Announcer:
         }
         names = {layer: table.layers for layer, table in units.items()}
         of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure(_ROTATION.name).prefix: _ROTATION.quantity}
+        if self._shapes.keys() != {*history.layers} and recorder.metric is not None:
+            self._shapes = recorder.metric.described(trainer.lightning_module)
         self._output.contents(
-            trainer.loggers, tags, layers, quantities, units=names, unit_quantities=of_units, step=history.steps[-1]
+            trainer.loggers,
+            tags,
+            layers,
+            quantities,
+            units=names,
+            unit_quantities=of_units,
+            findings=recorder.findings,
+            causes=recorder.causes.by_step(history.steps),
+            shapes=self._shapes,
+            step=history.steps[-1],
         )
         for layer, table in units.items():
             pair = table, recorder.unit_rotations[layer]
@@ -201,20 +216,31 @@ class Announcer:
         self._next_picture = now + (now - start) / _PICTURE_SHARE
 
     def _tables(self, recorder: Recorder) -> Iterator[tuple[Tags, RWCHistory, Quantity]]:
-        yield self._tags, recorder.history, RELATIVE_WEIGHT_CHANGE
+        since_start = recorder.metric is not None and recorder.metric.relative_to == "initial"
+        yield self._tags, recorder.history, CHANGE_SINCE_START if since_start else RELATIVE_WEIGHT_CHANGE
         for measure, table in recorder.measures:
-            yield self._tags.measure(measure.name), table, measure.quantity
+            quantity = measure.quantity
+            adds_up = since_start and quantity.scale == "step"
+            yield (
+                self._tags.measure(measure.name),
+                table,
+                quantity._replace(scale="measurement") if adds_up else quantity,
+            )
 
     def _plots(self, recorder: Recorder) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
         for tags, table, quantity in self._tables(recorder):
             findings = recorder.findings if tags in (self._tags, self._tags.measure(_ROTATION.name)) else ()
-            yield tags.heatmap, partial(table.plot_heatmap, quantity, findings=findings)
+            causes = recorder.causes.table(table.layers, len(table))
+            yield (
+                tags.heatmap,
+                partial(table.plot_heatmap, quantity, findings=findings, causes=causes, scale=self._scale),
+            )
             expected = recorder.measures.expected(table)
             yield tags.curves, partial(table.plot_curves, quantity, expected, findings=findings)
         for layer, table in recorder.units.items():
-            yield self._tags.unit_change(layer), table.plot_units
-            rotations = recorder.unit_rotations[layer]
-            yield self._tags.unit_rotation(layer), partial(rotations.plot_units, _ROTATION.quantity)
+            yield self._tags.unit_change(layer), partial(table.plot_units, scale=self._scale)
+            rotations = partial(recorder.unit_rotations[layer].plot_units, _ROTATION.quantity, scale=self._scale)
+            yield self._tags.unit_rotation(layer), rotations
 
     def _find_foreign(self, trainer: Trainer, tags: Sequence[str]) -> None:
         # A metric under one of our tags that we did not write is somebody else's. Every rank looks it up here, because

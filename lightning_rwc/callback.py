@@ -4,6 +4,8 @@
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -32,7 +34,7 @@ from lightning_rwc.options import (
     check_snapshot_device,
     check_units_with_samples,
 )
-from lightning_rwc.quantity import RWC
+from lightning_rwc.quantity import RWC, ScaleName
 from lightning_rwc.recorder import Recorder
 from lightning_rwc.start import (
     hint_if_nothing_learns,
@@ -113,6 +115,9 @@ class RWCCallback(Callback):
         findings: whether to say in words what is wrong, such as layers that get no gradient or that no optimizer has.
             Each finding is a warning, and a text in loggers that take text.
         ignore_findings: kinds of findings that are not told, such as ``["burst"]``.
+        scale: the scale of colours. By default it is fixed, so that a value has the same colour in every run.
+            ``"step"`` is for values per optimizer step and ``"measurement"`` for the values themselves. ``"auto"``
+            takes its limits from the values of each picture. See :func:`~lightning_rwc.plotting.heatmap`.
 
     Attributes:
         history: the :class:`~lightning_rwc.RWCHistory` of all measurements so far. It needs no logger.
@@ -152,6 +157,7 @@ class RWCCallback(Callback):
         units: UnitFilter = None,
         findings: bool = True,
         ignore_findings: Sequence[str] = (),
+        scale: ScaleName | None = None,
     ) -> None:
         super().__init__()
         check_norm(norm)
@@ -160,7 +166,7 @@ class RWCCallback(Callback):
         check_snapshot_device(snapshot_device)
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
-        self._announcer = Announcer(prefix, heatmap)
+        self._announcer = Announcer(prefix, heatmap, scale)
         check_findings(findings)
         check_ignore_findings(ignore_findings, KINDS)
         self._recorder = Recorder(measures, findings, ignore_findings)
@@ -217,6 +223,14 @@ class RWCCallback(Callback):
     def findings(self) -> list[Finding]:
         """What is wrong, oldest finding first."""
         return self._recorder.findings
+
+    @property
+    def causes(self) -> npt.NDArray[np.uint8]:
+        """Why layers did not move, for :meth:`RWCHistory.plot_heatmap`.
+
+        Numbers of :class:`~lightning_rwc.cells.Cell` of the shape of ``history.values``; 0 where nothing is known.
+        """
+        return self._recorder.causes.table(self.history.layers, len(self.history))
 
     @property
     def _prefixes(self) -> list[str]:

@@ -128,6 +128,9 @@ class LoggerOutput:
         *,
         units: Mapping[str, Sequence[str]],
         unit_quantities: Mapping[str, Quantity],
+        findings: Sequence[Finding],
+        causes: Mapping[str, Sequence[tuple[int, int]]],
+        shapes: Mapping[str, str],
         step: int,
     ) -> None:
         """Tell the tab in TensorBoard what the log holds, if that has changed. Call it after :meth:`scalars`.
@@ -139,10 +142,19 @@ class LoggerOutput:
             quantities: what the tags of a table start with, to its quantity.
             units: the names of the units of each layer that :meth:`units` writes.
             unit_quantities: the table that each row of their values belongs to, with its quantity.
+            findings: all findings so far, oldest first.
+            causes: layer to the steps at which the cause of its standstill changes, and to which cause.
+            shapes: layer to the shapes of its parameters.
             step: the step.
 
         """
-        contents = [*layers], dict(quantities), {layer: [*names] for layer, names in units.items()}
+        contents = (
+            [*layers],
+            dict(quantities),
+            {layer: [*names] for layer, names in units.items()},
+            [*findings],
+            {layer: [*changes] for layer, changes in causes.items()},
+        )
         for position, logger in enumerate(loggers):
             if "TensorBoardLogger" in class_names(logger) and self._contents.get(position) != contents:
                 with self.survive(f"logging the layers to {_class_name(logger)}"):
@@ -152,7 +164,7 @@ class LoggerOutput:
                         {_with_prefix(logger, root): quantity for root, quantity in tables.items()}
                         for tables in (quantities, unit_quantities)
                     )
-                    told = Contents([*layers], named, dict(units), of_units if units else {})
+                    told = Contents([*layers], named, dict(units), of_units if units else {}, findings, causes, shapes)
                     writer = cast(Any, logger).experiment.file_writer
                     writer.add_summary(summary(_with_prefix(logger, tags.layers), told), step)
                     self._contents[position] = contents

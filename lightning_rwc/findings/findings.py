@@ -69,6 +69,8 @@ class Findings:
         self._has_looked_at_start = False
         self._suspicions = Suspicions()
         self._has_thawed = False
+        self.suspects: dict[str, list[LayerFacts]] = {}
+        """Kind of finding to the layers to which its rule applied at the last measurement, told or not."""
 
     def started(self, thaw: Thaw | None, epoch: int, step: int) -> None:
         """Look at what is promised for this fit.
@@ -148,6 +150,7 @@ class Findings:
 
     def observe(self, observation: Observation) -> None:
         """Look at a measurement."""
+        self.suspects = {}
         rates, self._rates = self._rates, {}
         trends = not observation.since_start and observation.steps > 0
         if trends:
@@ -189,6 +192,7 @@ class Findings:
         self._had_gradients = False
         for rule in CERTAIN:
             suspects, before = rule.suspects(scene), self._steps.get(rule.kind, {})
+            self.suspects[rule.kind] = suspects
             steps = {
                 layer.name: max(
                     moment.steps + (0 if moment.since_start else before.get(layer.name, 0)),
@@ -239,7 +243,7 @@ class Findings:
             self.found.append(finding)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_gradients": None}
+        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_gradients": None, "suspects": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """The findings, and for how long rules have applied, for a checkpoint."""

@@ -2,7 +2,9 @@
 """The routes of the tab: its own files, the list of all tables, and one table."""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -13,15 +15,19 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 from tensorboard.plugins.scalar import metadata
 from werkzeug import wrappers
 
+from lightning_rwc.cells import APPEARANCE
+from lightning_rwc.names import blocks, shown
 from lightning_rwc.quantity import Quantity
+from lightning_rwc.scale import FIXED
 from lightning_rwc.tags import Tags
-from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS, UNITS, read
+from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS, UNITS, Contents, read
 from lightning_rwc.tensorboard.series import as_table, as_unit_table
 
 # Only these files are served. No path is ever made from a request.
 _FILES = {
     "index.js": "text/javascript",
     "app.js": "text/javascript",
+    APPEARANCE.name: "application/json",
     "charts.js": "text/javascript",
     "colours.js": "text/javascript",
     "data.js": "text/javascript",
@@ -118,11 +124,25 @@ class RWCPlugin(TBPlugin):
                 tensors = self._provider.read_tensors(**self._of(request, run, [one.tag]), downsample=POINTS)
                 epochs = self._scalars(request, run, [one.epoch]).get(one.epoch, [])
                 points = tensors.get(run, {}).get(one.tag, [])
-                return _described(one.quantity) | as_unit_table(points, one.shape, one.row, one.names, epochs)
+                return _described(one.quantity) | as_unit_table(
+                    points, one.shape, one.row, one.names, epochs, one.quantity
+                )
         elif (table := tables.get((run, prefix))) is not None:
-            found = self._scalars(request, run, [*table.tags, table.epoch])
+            found = self._scalars(request, run, [*table.tags, table.epoch, table.root.depth_correlation])
             curves = {layer: found[tag] for tag, layer in table.tags.items() if tag in found}
-            return _described(table.quantity) | as_table(curves, found.get(table.epoch, []))
+            # Other measures tell of other things.
+            tells = prefix in (table.root.prefix, table.root.measure("rotation").prefix)
+            described = _described(table.quantity) | {
+                "findings": [asdict(finding) for finding in table.contents.findings] if tells else [],
+                "shapes": {layer: shape for layer, shape in table.contents.shapes.items() if layer in curves},
+                "short": shown([*curves]),
+                "blocks": blocks([*curves]),
+            }
+            points = as_table(curves, found.get(table.epoch, []), table.quantity, table.contents.causes)
+            if prefix == table.root.prefix:
+                rho = {datum.step: datum.value for datum in found.get(table.root.depth_correlation, [])}
+                described["depth_correlation"] = [_finite(rho.get(step)) for step in points["steps"]]
+            return described | points
         raise errors.NotFoundError("There is no such run, or no such table in it.")
 
     def _scalars(self, request: wrappers.Request, run: str, tags: Sequence[str]) -> Mapping[str, Any]:
@@ -163,7 +183,7 @@ class RWCPlugin(TBPlugin):
                 of = Tags(tag.removesuffix(Tags("").layers))
                 for prefix, quantity in contents.tables.items():
                     tags = {Tags(prefix).layer(layer): layer for layer in contents.layers}
-                    found[name, prefix] = _Table(tags, of.epoch, quantity, data[-1].wall_time)
+                    found[name, prefix] = _Table(tags, of, quantity, data[-1].wall_time, contents)
                 for layer, names in contents.units.items():
                     if (values := there.get(name, {}).get(of.unit_values(layer))) is None:
                         continue
@@ -178,9 +198,15 @@ class RWCPlugin(TBPlugin):
 class _Table(NamedTuple):
     tags: dict[str, str]
     """Scalar tag to layer, in definition order."""
-    epoch: str
+    root: Tags
+    """The tags of relative weight change in the same run."""
     quantity: Quantity
     written: float
+    contents: Contents
+
+    @property
+    def epoch(self) -> str:
+        return self.root.epoch
 
 
 class _UnitTable(NamedTuple):
@@ -196,7 +222,19 @@ class _UnitTable(NamedTuple):
 
 
 def _described(quantity: Quantity) -> dict[str, Any]:
-    return {"label": quantity.label, "signed": quantity.signed, "share": quantity.share}
+    fixed = {name: {"ticks": ticks} for name, ticks in FIXED.items()}
+    return {
+        "label": quantity.label,
+        "signed": quantity.signed,
+        "share": quantity.share,
+        "words": {"zero": quantity.zero, "from_zero": quantity.infinite},
+        "scales": None if quantity.scale == "auto" else {"default": quantity.scale, **fixed},
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    # JSON has no nan.
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _experiment(request: wrappers.Request) -> dict[str, Any]:
@@ -216,7 +254,8 @@ def _json(request: wrappers.Request, content: Mapping[str, Any]) -> wrappers.Res
 
 
 def _file(name: str, mime: str) -> Callable[..., Any]:
-    content = resources.files(__package__).joinpath("static", *name.split("/"))
+    static = resources.files(__package__).joinpath("static", *name.split("/"))
+    content = APPEARANCE if name == APPEARANCE.name else static
     return _get(lambda plugin, request: http_util.Respond(request, content.read_bytes(), mime, headers=_HEADERS))
 
 

@@ -152,7 +152,7 @@ def test_only_get(method, tmp_path):
 def test_files_are_those_that_there_are(tmp_path):
     static = resources.files("lightning_rwc.tensorboard") / "static"
     there = {path.relative_to(static).as_posix() for path in static.rglob("*") if path.suffix in (".js", ".css")}
-    assert set(module._FILES) == there
+    assert set(module._FILES) == there | {"appearance.json"}
     routes = clients(tmp_path)
     for name in there:
         answer = routes[f"/{name}"].get("/")
@@ -160,6 +160,9 @@ def test_files_are_those_that_there_are(tmp_path):
         assert answer.headers["Content-Type"].startswith("text/javascript" if name.endswith("js") else "text/css")
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
+    appearance = routes["/appearance.json"].get("/")
+    assert appearance.headers["Content-Type"].startswith("application/json")
+    assert {one["code"] for one in appearance.json["cells"].values()} == {*range(1, 10)}
     assert (static / "vendor" / "uPlot.LICENSE").read_text(encoding="utf-8").startswith("The MIT License")
 
 

@@ -1,0 +1,90 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why layers did not move, as far as it is known, for pictures."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lightning_rwc.cells import Cell
+from lightning_rwc.findings.facts import LayerFacts, NamedLayers
+
+# Of rules that apply to one layer, the first one is shown.
+_OF_KIND = {
+    "not_in_optimizer": Cell.NOT_IN_OPTIMIZER,
+    "no_gradient": Cell.NO_GRADIENT,
+    "rounded_away": Cell.ROUNDED_AWAY,
+}
+
+
+def causes_of(
+    values: Mapping[str, float], layers: NamedLayers, suspects: Mapping[str, Sequence[LayerFacts]]
+) -> dict[str, Cell]:
+    """What is known of each layer at a measurement; those of which nothing is known are left out.
+
+    Args:
+        values: layer name to relative weight change.
+        layers: layer name to parameter name to parameter, as they are now.
+        suspects: kind of finding to the layers to which its rule applies at this measurement.
+
+    """
+    causes = {}
+    for layer, value in values.items():
+        parameters = layers.get(layer, {}).values()
+        if math.isnan(value):
+            causes[layer] = Cell.NOT_FINITE
+        elif value == 0 and parameters and not any(parameter.requires_grad for parameter in parameters):
+            causes[layer] = Cell.FROZEN
+    for kind, cause in _OF_KIND.items():
+        for facts in suspects.get(kind, ()):
+            decays = cause is Cell.NO_GRADIENT and facts.change != 0
+            causes.setdefault(facts.name, Cell.ONLY_DECAYS if decays else cause)
+    return causes
+
+
+class Causes:
+    """What was known of each layer at each measurement. It keeps changes only, because there are few."""
+
+    def __init__(self) -> None:
+        self._changes: dict[str, list[tuple[int, int]]] = {}
+
+    def note(self, measurement: int, causes: Mapping[str, Cell]) -> None:
+        """Note what is known at a measurement.
+
+        Args:
+            measurement: its number. Numbers must ascend.
+            causes: layer name to cause, for layers of which something is known.
+
+        """
+        for layer in [*causes, *self._changes]:
+            changes = self._changes.get(layer, [(-1, 0)])
+            cause = int(causes.get(layer, Cell.VALUE))
+            if cause != changes[-1][1]:
+                self._changes.setdefault(layer, []).append((measurement, cause))
+
+    def table(self, layers: Sequence[str], measurements: int) -> npt.NDArray[np.uint8]:
+        """Numbers of :class:`~lightning_rwc.cells.Cell`, of shape ``(measurements, layers)``."""
+        table = np.zeros((measurements, len(layers)), np.uint8)
+        for column, layer in enumerate(layers):
+            for measurement, cause in self._changes.get(layer, ()):
+                table[measurement:, column] = cause
+        return table
+
+    def by_step(self, steps: Sequence[int]) -> dict[str, list[tuple[int, int]]]:
+        """Layer name to the steps at which what is known changes, and to what.
+
+        Args:
+            steps: the step of each measurement.
+
+        """
+        return {layer: [(steps[at], cause) for at, cause in changes] for layer, changes in self._changes.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The changes, for a checkpoint."""
+        return {layer: [[*change] for change in changes] for layer, changes in self._changes.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Resume from :meth:`state_dict`."""
+        self._changes = {layer: [(at, cause) for at, cause in changes] for layer, changes in state.items()}

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Why layers did not move, at each measurement."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_rwc import RWCCallback
+from lightning_rwc.cells import LOOKS, Cell, classify
+from lightning_rwc.findings.causes import Causes
+from tests.faults.training import quiet_trainer
+
+VALUE, MISSING, NOT_FINITE, FROZEN = Cell.VALUE, Cell.MISSING, Cell.NOT_FINITE, Cell.FROZEN
+NO_GRADIENT, ONLY_DECAYS, NOT_IN_OPTIMIZER = Cell.NO_GRADIENT, Cell.ONLY_DECAYS, Cell.NOT_IN_OPTIMIZER
+
+
+class Net(LightningModule):
+    """Four layers side by side: one learns, one is frozen, one gets no gradient, and one is in no optimizer."""
+
+    def __init__(self, decay=0.0):
+        super().__init__()
+        self.learns, self.frozen, self.dead, self.alone = (nn.Linear(4, 4) for _ in range(4))
+        self.frozen.requires_grad_(False)
+        self.decay = decay
+
+    def training_step(self, batch, batch_idx):
+        (x,) = batch
+        x = self.learns(x) + self.frozen(x) + 0 * self.dead(x) + self.alone(x)
+        return x.square().mean()
+
+    def configure_optimizers(self):
+        held = [*self.learns.parameters(), *self.dead.parameters()]
+        return torch.optim.AdamW(held, lr=0.01, weight_decay=self.decay)
+
+
+def fit(module, epochs=3, checkpoint=None, **options):
+    callback = RWCCallback(heatmap=False, **options)
+    trainer = quiet_trainer([callback], epochs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trainer.fit(module, DataLoader(TensorDataset(torch.rand(48, 4)), 4), ckpt_path=checkpoint)
+    return callback, trainer
+
+
+@pytest.mark.parametrize(("decay", "dead"), [(0.0, NO_GRADIENT), (0.1, ONLY_DECAYS)])
+def test_every_layer_that_does_not_learn_has_its_cause(decay, dead):
+    callback, _ = fit(Net(decay))
+    assert callback.history.layers == ["learns", "frozen", "dead", "alone"]
+    np.testing.assert_array_equal(callback.causes, [[VALUE, FROZEN, dead, NOT_IN_OPTIMIZER]] * 3)
+
+
+def test_without_findings_only_frozen_layers_are_known():
+    callback, _ = fit(Net(), epochs=2, findings=False)
+    np.testing.assert_array_equal(callback.causes, [[VALUE, FROZEN, VALUE, VALUE]] * 2)
+
+
+class Thaws(Net):
+    """Its frozen layer is thawed, another one becomes nan."""
+
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.frozen.requires_grad_(True)
+            self.optimizers().add_param_group({"params": self.frozen.parameters()})
+        if self.current_epoch == 2:
+            self.alone.weight.data[0, 0] = float("nan")
+
+
+def test_causes_begin_and_end_when_they_do():
+    callback, _ = fit(Thaws())
+    expected = [
+        [VALUE, FROZEN, NO_GRADIENT, NOT_IN_OPTIMIZER],
+        [VALUE, VALUE, NO_GRADIENT, NOT_IN_OPTIMIZER],
+        # All gradients that pass through it are lost too, and the optimizer writes them into the weights.
+        [NOT_FINITE, NOT_FINITE, NOT_FINITE, NOT_FINITE],
+    ]
+    np.testing.assert_array_equal(callback.causes, expected)
+
+
+def test_a_resumed_run_knows_the_causes_from_before(tmp_path):
+    _, trainer = fit(Net(), epochs=2)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    module = Net()
+    module.dead.requires_grad_(False)
+    callback, _ = fit(module, epochs=3, checkpoint=tmp_path / "two.ckpt")
+    before, after = [VALUE, FROZEN, NO_GRADIENT, NOT_IN_OPTIMIZER], [VALUE, FROZEN, FROZEN, NOT_IN_OPTIMIZER]
+    np.testing.assert_array_equal(callback.causes, [before, before, after])
+
+
+def test_changes_are_kept_by_measurement_and_told_by_step():
+    causes = Causes()
+    rows = [{}, {"a": FROZEN}, {"a": FROZEN, "b": NOT_FINITE}, {"b": MISSING}]
+    for measurement, row in enumerate(rows):
+        causes.note(measurement, row)
+    table = [[0, 0, 0], [5, 0, 0], [5, 2, 0], [0, 1, 0]]
+    np.testing.assert_array_equal(causes.table(["a", "b", "c"], 4), table)
+    assert causes.by_step([9, 19, 29, 39]) == {"a": [(19, 5), (39, 0)], "b": [(29, 2), (39, 1)]}
+
+
+def test_cells_of_a_table_without_causes():
+    nan, inf = np.nan, np.inf
+    # Added later, lost, never measured while others are, from zero, back to zero.
+    values = np.array([[nan, 0.1, nan, inf, 0.1], [0.1, nan, nan, 0.2, 0.0]])
+    np.testing.assert_array_equal(classify(values), [[1, 0, 2, 3, 0], [0, 2, 2, 0, 4]])
+    np.testing.assert_array_equal(classify(values, linear=True), [[1, 0, 2, 3, 0], [0, 2, 2, 0, 0]])
+
+
+def test_a_cause_counts_only_where_it_explains_the_value():
+    values = np.array([[0.0, 0.5, 0.5, 0.5, np.nan, np.inf]])
+    causes = np.array([[FROZEN, FROZEN, ONLY_DECAYS, Cell.ROUNDED_AWAY, MISSING, NO_GRADIENT]], np.uint8)
+    expected = [[FROZEN, VALUE, ONLY_DECAYS, Cell.ROUNDED_AWAY, MISSING, Cell.FROM_ZERO]]
+    np.testing.assert_array_equal(classify(values, causes), expected)
+
+
+def test_every_kind_of_cell_has_a_look():
+    assert {*LOOKS} == {*Cell} - {VALUE}
+    assert len({(look.fill, look.ink, look.pattern) for look in LOOKS.values()}) == len(LOOKS)
