@@ -12,7 +12,7 @@ import pickle
 import random
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from gallery_pictures import heatmap, save, side_by_side, with_findings
 from gallery_runs import CASES, HEALTHY, RECIPES, TIMES, Case, Record, at_rate, train
 
-DOCS = Path(__file__).parent
+PAGE = Path(__file__).parent / "gallery.md"
 SEEDS = 3
 _COLOURS = 128
 
@@ -84,32 +84,35 @@ def _times(times: float) -> str:
     return f"{times:g}" if times >= 1 else f"1/{round(1 / times)}"
 
 
-def page(cases: Iterable[Case], records: dict[str, Record]) -> None:
+def page(cases: Iterable[Case], records: Mapping[str, Record]) -> None:
     """Draw each sick training beside its healthy twin, and write below it what is said of it."""
-    path = DOCS / "gallery.md"
-    text = path.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     for case in cases:
         if not case.twin:
             continue
-        pair = [(case.sickness, heatmap(records[case.name])), ("healthy twin", heatmap(records[case.twin]))]
-        save(side_by_side(pair), DOCS / "images" / "gallery" / f"{case.name}.png", colours=_COLOURS)
-        block = re.compile(rf"(?<=<!-- {case.name} -->\n).*?(?=<!-- end -->)", re.S)
-        text = block.sub(lambda _, case=case: _block(case, records), text)
-    path.write_text(text, encoding="utf-8")
+        pictures = []
+        for measure in ("rwc", *case.measures):
+            titles = f"{case.network}: {case.sickness}", "its healthy twin"
+            pair = [heatmap(records[name], measure) for name in (case.name, case.twin)]
+            pictures.append(f"{case.name}.png" if measure == "rwc" else f"{case.name}-{measure}.png")
+            save(side_by_side(titles, pair), PAGE.parent / "images" / "gallery" / pictures[-1], colours=_COLOURS)
+        start, end = f"<!-- {case.name} -->\n", "<!-- end -->"
+        before, found, rest = text.partition(start)
+        if found:
+            text = before + start + _block(case, records, pictures) + end + rest.partition(end)[2]
+    PAGE.write_text(text, encoding="utf-8")
 
 
-def _block(case: Case, records: dict[str, Record]) -> str:
+def _block(case: Case, records: Mapping[str, Record], pictures: Sequence[str]) -> str:
     record, twin = records[case.name], records[case.twin]
-    said = [f"- `{one.kind}`, epoch {one.epoch}: {one.message}" for one in record.findings]
-    return (
-        f"\n![{case.network}: {case.sickness}, beside its healthy twin](images/gallery/{case.name}.png)\n\n"
-        f"{case.network}. Accuracy {record.accuracy:.0%}; the twin reaches {twin.accuracy:.0%}.\n\n"
-        + "\n".join(said or ["No findings."])
-        + "\n\n"
-    )
+    about = f"{case.network}, {case.sickness}"
+    images = "\n\n".join(f"![{about}, beside its healthy twin](images/gallery/{picture})" for picture in pictures)
+    said = [f"- `{one.kind}`, epoch {one.epoch}: {one.message}" for one in record.findings] or ["- No findings."]
+    accuracies = f"*{about}. Accuracy {record.accuracy:.0%}; the twin reaches {twin.accuracy:.0%}.*"
+    return "\n".join(["", images, "", accuracies, "", *said, ""])
 
 
-def blind(cases: Iterable[Case], records: dict[str, Record], folder: Path, seed: int, strip: bool) -> None:
+def blind(cases: Iterable[Case], records: Mapping[str, Record], folder: Path, seed: int, strip: bool) -> None:
     """Write pictures without names to ``folder``, and what is true of them to a file beside it."""
     shuffled, key = list(cases), {}
     random.Random(seed).shuffle(shuffled)

@@ -6,28 +6,36 @@ from pathlib import Path
 
 from gallery_runs import Record
 from matplotlib import font_manager
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from lightning_rwc import Finding
+from lightning_rwc.movement import quantity_of
 from lightning_rwc.plotting import to_image
 
 _MARGIN, _TITLE = 8, 22
 
 
-def heatmap(record: Record) -> Image.Image:
-    """The heatmap, as the callback draws it."""
-    history = record.histories["rwc"]
-    return Image.fromarray(to_image(history.plot_heatmap(findings=record.findings)))
+def heatmap(record: Record, measure: str = "rwc") -> Image.Image:
+    """The heatmap of relative weight change or of a further measure, as the callback draws it."""
+    history = record.histories[measure]
+    if measure == "rwc":
+        return _image(history.plot_heatmap(findings=record.findings, causes=record.causes))
+    return _image(history.plot_heatmap(quantity_of(measure)))
 
 
-def side_by_side(pictures: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+def _image(figure: Figure) -> Image.Image:
+    return Image.fromarray(to_image(figure))
+
+
+def side_by_side(titles: Sequence[str], pictures: Sequence[Image.Image]) -> Image.Image:
     """Pictures with their titles, from left to right."""
-    width = sum(picture.width for _, picture in pictures)
-    canvas = Image.new("RGB", (width, _TITLE + max(picture.height for _, picture in pictures)), "white")
+    width, height = sum(picture.width for picture in pictures), max(picture.height for picture in pictures)
+    canvas = Image.new("RGB", (width, _TITLE + height), "white")
     draw, left = ImageDraw.Draw(canvas), 0
-    for title, picture in pictures:
+    for title, picture in zip(titles, pictures, strict=True):
         draw.text((left + picture.width // 2, _MARGIN), title, fill="black", font=_font(15, bold=True), anchor="mt")
-        canvas.paste(picture, (left, _TITLE))
+        canvas.paste(picture, (left, _TITLE + height - picture.height))
         left += picture.width
     return canvas
 
