@@ -19,7 +19,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
-from lightning_rwc import RWCCallback, RWCHistory
+from lightning_rwc import RWCCallback
 from lightning_rwc.demo import demo_images, run_demo
 from lightning_rwc.movement import quantity_of
 
@@ -128,8 +128,8 @@ class CutOff(Net):
         return self.fc(nn.functional.max_pool2d(x, 2).flatten(1))
 
 
-def fit(network: type[Net]) -> dict[str, RWCHistory]:
-    """Train a network for 20 epochs, print its loss and its accuracy, and return what was measured."""
+def fit(network: type[Net]) -> RWCCallback:
+    """Train a network for 20 epochs, print its loss and its accuracy, and return the callback that measured it."""
     train, validation = demo_images("digits", Path("data"))
     seed_everything(1, verbose=False)
     module, rwc = network(), RWCCallback(measures=("rotation",))
@@ -138,7 +138,12 @@ def fit(network: type[Net]) -> dict[str, RWCHistory]:
     trainer.fit(module, DataLoader(train, batch_size=64, shuffle=True), DataLoader(validation, batch_size=512))
     loss, accuracy = (float(trainer.callback_metrics[name]) for name in ("loss", "accuracy"))
     print(f"{network.__name__:20} loss {loss:7.3f}   accuracy {accuracy:6.1%}")  # noqa: T201
-    return rwc.histories
+    return rwc
+
+
+def heatmap(rwc: RWCCallback, measure: str) -> Figure:
+    """The heatmap of a measure as loggers get it."""
+    return rwc.histories[measure].plot_heatmap(quantity_of(measure), findings=rwc.findings, causes=rwc.causes)
 
 
 class Settling(LightningModule):
@@ -191,11 +196,11 @@ PATTERNS = {
 def main() -> None:
     """Write all pictures, and print what their captions say."""
     for picture, network in PATTERNS.items():
-        histories = fit(network)
-        histories["rwc"].plot_heatmap().savefig(IMAGES / f"pattern_{picture}.png")
+        rwc = fit(network)
+        heatmap(rwc, "rwc").savefig(IMAGES / f"pattern_{picture}.png")
         if picture == "decaying":
-            histories["rotation"].plot_heatmap(quantity_of("rotation")).savefig(IMAGES / "pattern_rotation.png")
-    fit(CutOff)["rwc"].plot_heatmap().savefig(IMAGES / "sick.png")
+            heatmap(rwc, "rotation").savefig(IMAGES / "pattern_rotation.png")
+    heatmap(fit(CutOff), "rwc").savefig(IMAGES / "sick.png")
     settling_rotation().savefig(IMAGES / "equilibrium.png")
 
     with tempfile.TemporaryDirectory() as folder:

@@ -153,7 +153,8 @@ def checkpoints(
         quantity = quantity_of(measure)
         written = [out / f"{measure}_{name}" for name in ("history.csv", "heatmap.png", "curves.png")]
         history.save(written[0])
-        history.plot_heatmap(quantity, findings=findings).savefig(written[1])
+        # The steps between files may be unknown.
+        history.plot_heatmap(quantity, findings=findings, scale="measurement").savefig(written[1])
         history.plot_curves(quantity, findings=findings).savefig(written[2])
     Console().print(history_table(history, quantity))
     for finding in findings:

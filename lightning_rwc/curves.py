@@ -19,19 +19,18 @@ from lightning_rwc.drawing import (
     MAX_COLUMNS,
     MAX_ROWS,
     Indices,
+    Surroundings,
     Table,
     axis_label,
     colour_bar,
     drawable,
     frame,
     key,
-    key_lines,
     log_limits,
     log_ticks,
     lost_since,
     round_times,
     times_of,
-    title,
 )
 from lightning_rwc.findings.marks import MARK, column_key, concerned, mark_columns, mark_rows, shown_at
 from lightning_rwc.names import shown
@@ -103,8 +102,9 @@ def curves(
     special += [Line2D([], [], color="0.35", marker=marker, linestyle="", label=label) for _, marker, _, label in edges]
 
     widest = text_width([names[row] for row in _listed(len(rows))], 8)
-    figure, axes = frame(height=3.4, left=0.9, right=0.6 + max(widest, 0.9), lines=key_lines(len(special)))
-    title(axes, quantity.label, lost_since(classify(values) == Cell.NOT_FINITE, names, times, time_label))
+    warning = lost_since(classify(values) == Cell.NOT_FINITE, names, times, time_label)
+    around = Surroundings(quantity.label, warning, marks.size > 0, special)
+    figure, axes = frame(height=3.4, left=0.9, right=0.6 + max(widest, 0.9), around=around)
     axes.set_xlabel(time_label)
     axes.set_ylabel(axis_label(quantity))
     axes.grid(alpha=0.3)
@@ -128,7 +128,6 @@ def curves(
         at_edge = {"transform": axes.get_xaxis_transform(), "clip_on": False}
         on_top = mask & (mask[:, ::-1].cumsum(axis=1)[:, ::-1] == 1)
         _points(axes, x, np.full_like(values, edge), on_top, colours, marker=marker, s=30, **at_edge)
-    key(axes, special, below=True)
     _name_curves(axes, rows, names, depth, concerned(findings, layers))
     return figure
 

@@ -2,7 +2,7 @@
 """What all pictures of a history share: the frame, times, logarithmic axes, keys and colour bars."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,37 +25,46 @@ Indices: TypeAlias = npt.NDArray[np.intp]
 DPI = 100
 MAX_COLUMNS = 260  # each two pixels wide
 MAX_ROWS = 320
-_TOP, _BOTTOM, _WIDTH = 0.62, 0.6, 5.2
-_LINE = 0.2  # of a key
+_BOTTOM, _WIDTH = 0.6, 5.2
+_TITLE, _MARKS, _LINE = 0.3, 0.15, 0.2
 _IN_A_LINE = 3
 
 
-def frame(height: float, left: float, right: float, *, lines: int = 0) -> tuple[Figure, Axes]:
-    """A figure with one chart. Sizes are in inches.
+class Surroundings(NamedTuple):
+    """What stands around a chart."""
+
+    title: str
+    warning: str
+    """What must not be missed, or nothing."""
+    has_marks: bool
+    """Whether triangles stand above the chart."""
+    key: Sequence[Patch | Line2D]
+    """What stands below it."""
+
+
+def frame(height: float, left: float, right: float, around: Surroundings) -> tuple[Figure, Axes]:
+    """A figure with one chart, a title above it and a key below it. Sizes are in inches.
 
     Args:
         height: of the chart.
         left: the margin at its left.
         right: the margin at its right.
-        lines: how many lines the key below the chart has.
+        around: what stands around it.
 
     """
     # A layout engine would measure every label, which at 300 layers takes longer than the picture.
-    bottom = _BOTTOM + _LINE * lines
-    total_width, total_height = left + _WIDTH + right, _TOP + height + bottom
+    bottom = _BOTTOM + _LINE * -(-len(around.key) // _IN_A_LINE)
+    top = _TITLE + _LINE * bool(around.warning) + _MARKS * around.has_marks
+    total_width, total_height = left + _WIDTH + right, top + height + bottom
     figure = Figure(figsize=(total_width, total_height), dpi=DPI)
     box = (left / total_width, bottom / total_height, _WIDTH / total_width, height / total_height)
-    return figure, figure.add_axes(box)
-
-
-def title(axes: Axes, text: str, warning: str = "") -> None:
-    """Write ``text`` above the chart, and what must not be missed below it."""
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)
-    height = figure.get_figheight()
-    x = axes.get_position().x0
-    figure.text(x, 1 - 0.08 / height, text, fontsize=10, va="top", parse_math=False)
-    figure.text(x, 1 - 0.27 / height, warning, fontsize=9, va="top", color="#b0001a", weight="bold", parse_math=False)
+    axes = figure.add_axes(box)
+    figure.text(box[0], 1 - 0.08 / total_height, around.title, fontsize=10, va="top", parse_math=False)
+    if around.warning:
+        bold: dict[str, Any] = {"fontsize": 9, "color": "#b0001a", "weight": "bold"}
+        figure.text(box[0], 1 - 0.27 / total_height, around.warning, va="top", parse_math=False, **bold)
+    key(axes, around.key, below=True)
+    return figure, axes
 
 
 def lost_since(lost: npt.NDArray[np.bool_], names: Sequence[str], times: Table, time_label: str) -> str:
@@ -128,11 +137,6 @@ def axis_label(quantity: Quantity, per: str = "") -> str:
     scale = "" if quantity.linear else "log scale"
     brackets = ", ".join(filter(None, [unit.removesuffix(")"), scale]))
     return f"{name}{per} ({brackets})" if brackets else f"{name}{per}"
-
-
-def key_lines(entries: int) -> int:
-    """How many lines a key of so many entries takes below a chart."""
-    return -(-entries // _IN_A_LINE)
 
 
 def key(axes: Axes, entries: Sequence[Patch | Line2D], *, below: bool = False) -> None:

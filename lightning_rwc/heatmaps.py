@@ -22,18 +22,16 @@ from lightning_rwc.drawing import (
     MAX_COLUMNS,
     MAX_ROWS,
     Indices,
+    Surroundings,
     Table,
     axis_label,
     colour_bar,
     drawable,
     frame,
-    key,
-    key_lines,
     log_ticks,
     lost_since,
     round_times,
     times_of,
-    title,
 )
 from lightning_rwc.findings.marks import MARK, column_key, concerned, mark_columns, mark_rows, shown_at
 from lightning_rwc.names import blocks, printable, shown
@@ -162,17 +160,17 @@ def _heatmap(
     font_size = min(9.0, row_height * 72 * 0.82)
     gutter = MARK if rows.marked.size else 0
     marks = shown_at(findings, epochs, steps, columns)
-    entries = [*column_key(marks), *_key_of_cells(kinds, quantity)]
+    around = Surroundings(
+        f"{quantity.label}; each column has {_steps(reach)}" if scale == "step" else quantity.label,
+        lost_since(kinds.T == Cell.NOT_FINITE, rows.names, times, time_label),
+        has_marks=marks.size > 0,
+        key=[*column_key(marks), *_key_of_cells(kinds, quantity)],
+    )
     figure, axes = frame(
         height=max(row_height * len(named), 2.0),
         left=0.5 + text_width(names, font_size) + gutter / 72,
         right=1.2 if scale == "auto" else 1.75,
-        lines=key_lines(len(entries)),
-    )
-    title(
-        axes,
-        axis_label(quantity, " per step" if scale == "step" else "").replace(", log scale", ""),
-        lost_since(kinds.T == Cell.NOT_FINITE, rows.names, times, time_label),
+        around=around,
     )
     cmap, norm = _SIGNED_CMAP if quantity.signed else _CMAP, _norm(shown_values, quantity, scale)
     x, y = (np.arange(count + 1) - 0.5 for count in shown_values.shape[::-1])
@@ -192,12 +190,11 @@ def _heatmap(
     axes.set_xlabel(time_label)
     mark_rows(axes, rows.marked, min(MARK, 0.9 * 72 * row_height))
     mark_columns(axes, marks)
-    key(axes, entries, below=True)
-    label = axis_label(quantity, " per step" if scale == "step" else "")
-    bar = colour_bar(axes, norm, cmap, f"{label}\n{_steps(reach)}" if scale == "step" else label)
+    bar = colour_bar(axes, norm, cmap, axis_label(quantity, " per step" if scale == "step" else ""))
     if scale != "auto":
-        bar.set_yticks([tick.value for tick in FIXED[scale]], [f"{one.value:g} {one.word}" for one in FIXED[scale]])
-        bar.minorticks_off()
+        numbers = [np.format_float_positional(tick.value, trim="-") for tick in FIXED[scale]]
+        words = [f"{number} {tick.word}" for number, tick in zip(numbers, FIXED[scale], strict=True)]
+        bar.set_yticks([tick.value for tick in FIXED[scale]], words)
     elif not quantity.linear:
         log_ticks(bar.yaxis, *bar.get_ylim())
     return figure
@@ -206,7 +203,7 @@ def _heatmap(
 def _steps(reach: Table) -> str:
     low, high = float(reach.min()), float(reach.max())
     each = f"{low:g}" if low == high else f"{low:g} to {high:g}"
-    return f"each column: {each} step{'s' * (high > 1)}"
+    return f"{each} step{'s' * (high > 1)}"
 
 
 def _norm(values: Table, quantity: Quantity, scale: ScaleName) -> Normalize:
