@@ -10,7 +10,6 @@ import json
 import logging
 import pickle
 import random
-import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -68,16 +67,15 @@ def trained(case: Case, cache: Path) -> Record:
 
 def rates(cache: Path) -> None:
     """Print the accuracy of each network at each learning rate, over some seeds."""
-    print("| times the learning rate |", *(f"{_times(times)} |" for times in TIMES))  # noqa: T201
-    print("|---|", *("---|" for _ in TIMES))  # noqa: T201
+    lines = [["times its learning rate", *map(_times, TIMES)], ["---"] * (1 + len(TIMES))]
     for network, recipe in RECIPES.items():
-        cells = []
+        lines.append([f"{network}, {recipe.rate:g}"])
         for times in TIMES:
             cases = [HEALTHY[network] if times == 1 else at_rate(network, times)]
             cases += [replace(cases[0], name=f"{cases[0].name}-seed-{seed}", seed=seed) for seed in range(1, SEEDS)]
             accuracies = torch.tensor([trained(case, cache).accuracy for case in cases])
-            cells.append(f"{accuracies.mean():.1%} ({accuracies.min():.1%} to {accuracies.max():.1%}) |")
-        print(f"| {network}, {recipe.rate:g} |", *cells)  # noqa: T201
+            lines[-1].append(f"{accuracies.mean():.0%} ({accuracies.min():.0%}–{accuracies.max():.0%})")
+    print("\n".join(f"| {' | '.join(line)} |" for line in lines))  # noqa: T201
 
 
 def _times(times: float) -> str:
@@ -107,7 +105,7 @@ def _block(case: Case, records: Mapping[str, Record], pictures: Sequence[str]) -
     record, twin = records[case.name], records[case.twin]
     about = f"{case.network}, {case.sickness}"
     images = "\n\n".join(f"![{about}, beside its healthy twin](images/gallery/{picture})" for picture in pictures)
-    said = [f"- `{one.kind}`, epoch {one.epoch}: {one.message}" for one in record.findings] or ["- No findings."]
+    said = [f"- `{one.kind}`, epoch {one.epoch}: {one.message}" for one in record.findings] or ["- Nothing was found."]
     accuracies = f"*{about}. Accuracy {record.accuracy:.0%}; the twin reaches {twin.accuracy:.0%}.*"
     return "\n".join(["", images, "", accuracies, "", *said, ""])
 
@@ -119,7 +117,7 @@ def blind(cases: Iterable[Case], records: Mapping[str, Record], folder: Path, se
     for number, case in enumerate(shuffled, start=1):
         picture = heatmap(records[case.name])
         if strip:
-            picture = with_findings(picture, records[case.name].findings)
+            picture = with_findings(picture, records[case.name])
         save(picture, folder / f"{number:02}.png")
         truth = {name: getattr(case, name) for name in ("name", "network", "sickness", "layers", "cause")}
         key[f"{number:02}"] = truth

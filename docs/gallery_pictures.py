@@ -9,8 +9,8 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from lightning_rwc import Finding
 from lightning_rwc.movement import quantity_of
+from lightning_rwc.names import shown
 from lightning_rwc.plotting import to_image
 
 _MARGIN, _TITLE = 8, 22
@@ -40,16 +40,20 @@ def side_by_side(titles: Sequence[str], pictures: Sequence[Image.Image]) -> Imag
     return canvas
 
 
-def with_findings(picture: Image.Image, findings: Sequence[Finding]) -> Image.Image:
-    """A picture above the kind, the layers and the message of each finding, as the tab shows them."""
-    font, bold = _font(13), _font(13, bold=True)
+def with_findings(picture: Image.Image, record: Record) -> Image.Image:
+    """A picture above the kind, the layers and the message of each finding, in the words of the tab."""
+    font, bold, width = _font(13), _font(13, bold=True), picture.width - 2 * _MARGIN
+    layers = record.histories["rwc"].layers
+    names = dict(zip(layers, shown(layers), strict=True))
     lines = []
-    for finding in findings:
-        about = f"{finding.kind} — epoch {finding.epoch}, step {finding.step} — {', '.join(finding.layers)}"
-        lines += [(line, bold) for line in _wrapped(about, bold, picture.width - 2 * _MARGIN)]
-        lines += [(line, font) for line in _wrapped(finding.message, font, picture.width - 2 * _MARGIN)]
-        lines.append(("", font))
-    lines = lines or [("No findings.", font)]
+    for finding in record.findings:
+        chosen = [names[layer] for layer in finding.layers]
+        more = len(chosen) - 3 if len(chosen) > 4 else 0
+        where = ", ".join(chosen[:3] if more else chosen) + (f" and {more} more" if more else "")
+        about = f"{finding.kind.replace('_', ' ')} · {where} · epoch {finding.epoch}, step {finding.step}"
+        lines += [(line, bold) for line in _wrapped(about, bold, width)]
+        lines += [(line, font) for line in [*_wrapped(finding.message, font, width), ""]]
+    lines = lines or [("Nothing was found.", font)]
     canvas = Image.new("RGB", (picture.width, picture.height + 2 * _MARGIN + 18 * len(lines)), "white")
     canvas.paste(picture)
     draw = ImageDraw.Draw(canvas)
