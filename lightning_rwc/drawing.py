@@ -27,6 +27,7 @@ MAX_COLUMNS = 260  # each two pixels wide
 MAX_ROWS = 320
 _BOTTOM, _WIDTH = 0.6, 5.2
 _TITLE, _MARKS, _LINE = 0.3, 0.15, 0.2
+_SHORT = 3.3  # for the label of a colour bar in one line
 _IN_A_LINE = 3
 
 
@@ -171,5 +172,7 @@ def colour_bar(axes: Axes, norm: Normalize, cmap: Colormap, label: str) -> Axes:
     assert isinstance(figure, Figure)
     box, width = axes.get_position(), figure.get_figwidth()
     bar = figure.add_axes((box.x1 + 0.15 / width, box.y0, 0.18 / width, box.height))
+    if box.height * figure.get_figheight() < _SHORT:
+        label = label.replace(" (", "\n(")
     figure.colorbar(ScalarMappable(norm, cmap), cax=bar).set_label(label, fontsize=9)
     return bar

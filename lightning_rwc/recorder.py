@@ -153,7 +153,8 @@ class Recorder:
             return causes
         for layer in measurement.values:
             del causes[layer]
-        return causes | causes_of(measurement.values, metric.tracked(module), self._observer.suspects)
+        observer = self._observer
+        return causes | causes_of(measurement.values, metric.tracked(module), observer.facts, observer.suspects)
 
     def _measure(self, metric: RelativeWeightChange, module: Module, cadence: Cadence) -> Measurement | None:
         compare = self.looks_for_findings and self._batches >= _BATCHES_TO_COMPARISON

@@ -2,17 +2,22 @@
 """Why layers did not move, at each measurement."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_rwc import RWCCallback
 from lightning_rwc.cells import LOOKS, Cell, classify
 from lightning_rwc.findings.causes import Causes
+from lightning_rwc.plotting import to_image
+from lightning_rwc.quantity import CHANGE_SINCE_START
 from tests.faults.training import quiet_trainer
 
 VALUE, MISSING, NOT_FINITE, FROZEN = Cell.VALUE, Cell.MISSING, Cell.NOT_FINITE, Cell.FROZEN
@@ -38,9 +43,10 @@ class Net(LightningModule):
         return torch.optim.AdamW(held, lr=0.01, weight_decay=self.decay)
 
 
-def fit(module, epochs=3, checkpoint=None, **options):
-    callback = RWCCallback(heatmap=False, **options)
+def fit(module, epochs=3, checkpoint=None, logger=None, **options):
+    callback = RWCCallback(heatmap=logger is not None, **options)
     trainer = quiet_trainer([callback], epochs)
+    trainer.loggers = [logger] if logger is not None else []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trainer.fit(module, DataLoader(TensorDataset(torch.rand(48, 4)), 4), ckpt_path=checkpoint)
@@ -57,6 +63,46 @@ def test_every_layer_that_does_not_learn_has_its_cause(decay, dead):
 def test_without_findings_only_frozen_layers_are_known():
     callback, _ = fit(Net(), epochs=2, findings=False)
     np.testing.assert_array_equal(callback.causes, [[VALUE, FROZEN, VALUE, VALUE]] * 2)
+
+
+@pytest.mark.parametrize(("options", "per_step"), [({}, True), ({"scale": "auto"}, False)])
+def test_loggers_get_pictures_with_causes_in_the_scale_that_was_chosen(options, per_step, tmp_path):
+    logger = CSVLogger(tmp_path)
+    callback, _ = fit(Net(), logger=logger, **options)
+    with Image.open(Path(logger.log_dir) / "rwc_heatmap.png") as image:
+        drawn = np.asarray(image)
+    told = {"findings": callback.findings, "causes": callback.causes}
+    expected = [to_image(callback.history.plot_heatmap(**told, scale=scale)) for scale in ("step", "auto")]
+    np.testing.assert_array_equal(drawn, expected[0 if per_step else 1])
+    assert expected[0].shape != expected[1].shape
+
+
+def test_changes_since_the_start_are_coloured_per_measurement(tmp_path):
+    logger = CSVLogger(tmp_path)
+    callback, _ = fit(Net(), logger=logger, relative_to="initial")
+    told = {"findings": callback.findings, "causes": callback.causes}
+    with Image.open(Path(logger.log_dir) / "rwc_heatmap.png") as image:
+        expected = to_image(callback.history.plot_heatmap(CHANGE_SINCE_START, **told, scale="measurement"))
+        np.testing.assert_array_equal(np.asarray(image), expected)
+
+
+class Dies(LightningModule):
+    """From its second epoch on, its loss is multiplied by zero."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def training_step(self, batch, batch_idx):
+        return self.fc(batch[0]).square().mean() * (self.current_epoch == 0)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_network_that_dies_as_a_whole_has_no_gradient():
+    callback, _ = fit(Dies())
+    np.testing.assert_array_equal(callback.causes, [[VALUE], [NO_GRADIENT], [NO_GRADIENT]])
 
 
 class Thaws(Net):

@@ -92,7 +92,7 @@ def test_heatmap_has_a_row_a_layer_from_top_to_bottom_and_a_column_a_measurement
     assert axes.yaxis_inverted()
     assert labels(axes.xaxis) == ["0", "1", "2", "3", "4"]
     assert axes.get_xlabel() == "epoch"
-    assert bar.get_ylabel() == "relative weight change per step (ratio, log scale)"
+    assert bar.get_ylabel() == "relative weight change per step\n(ratio, log scale)"
     assert figure.texts[0].get_text() == "relative weight change (ratio); each column has 10 steps"
 
 
@@ -135,7 +135,7 @@ def test_an_automatic_scale_ignores_a_few_outliers():
 
 def test_other_quantities_have_an_automatic_scale():
     figure = heatmap(np.array([[1.0, 10.0]]), ["a", "b"], [0], [0], Quantity("strength"), scale="step")
-    assert figure.axes[1].get_ylabel() == "strength (log scale)"
+    assert figure.axes[1].get_ylabel() == "strength\n(log scale)"
     assert figure.axes[1].get_ylim() == pytest.approx((1.18, 9.82))  # 2 % of the way
 
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lightning_rwc.cells import Cell
 from lightning_rwc.findings.facts import LayerFacts, NamedLayers
+from lightning_rwc.findings.gradients import Gradient
 
 # Of rules that apply to one layer, the first one is shown.
 _OF_KIND = {
@@ -20,27 +21,35 @@ _OF_KIND = {
 
 
 def causes_of(
-    values: Mapping[str, float], layers: NamedLayers, suspects: Mapping[str, Sequence[LayerFacts]]
+    values: Mapping[str, float],
+    layers: NamedLayers,
+    facts: Sequence[LayerFacts],
+    suspects: Mapping[str, Sequence[LayerFacts]],
 ) -> dict[str, Cell]:
     """What is known of each layer at a measurement; those of which nothing is known are left out.
 
     Args:
         values: layer name to relative weight change.
         layers: layer name to parameter name to parameter, as they are now.
+        facts: those of this measurement, as far as layers were looked at.
         suspects: kind of finding to the layers to which its rule applies at this measurement.
 
     """
     causes = {}
-    for layer, value in values.items():
-        parameters = layers.get(layer, {}).values()
+    for name, value in values.items():
+        parameters = layers.get(name, {}).values()
         if math.isnan(value):
-            causes[layer] = Cell.NOT_FINITE
+            causes[name] = Cell.NOT_FINITE
         elif value == 0 and parameters and not any(parameter.requires_grad for parameter in parameters):
-            causes[layer] = Cell.FROZEN
+            causes[name] = Cell.FROZEN
     for kind, cause in _OF_KIND.items():
-        for facts in suspects.get(kind, ()):
-            decays = cause is Cell.NO_GRADIENT and facts.change != 0
-            causes.setdefault(facts.name, Cell.ONLY_DECAYS if decays else cause)
+        for layer in suspects.get(kind, ()):
+            decays = cause is Cell.NO_GRADIENT and layer.change != 0
+            causes.setdefault(layer.name, Cell.ONLY_DECAYS if decays else cause)
+    for layer in facts:
+        # The rule speaks of layers among others that learn.
+        if layer.change == 0 and layer.is_updated and layer.gradient is Gradient.ZERO:
+            causes.setdefault(layer.name, Cell.NO_GRADIENT)
     return causes
 
 

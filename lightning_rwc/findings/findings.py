@@ -69,6 +69,8 @@ class Findings:
         self._has_looked_at_start = False
         self._suspicions = Suspicions()
         self._has_thawed = False
+        self.facts: Sequence[LayerFacts] = ()
+        """What was seen at the last measurement, if there was a reason to look."""
         self.suspects: dict[str, list[LayerFacts]] = {}
         """Kind of finding to the layers to which its rule applied at the last measurement, told or not."""
 
@@ -150,7 +152,7 @@ class Findings:
 
     def observe(self, observation: Observation) -> None:
         """Look at a measurement."""
-        self.suspects = {}
+        self.facts, self.suspects = (), {}
         rates, self._rates = self._rates, {}
         trends = not observation.since_start and observation.steps > 0
         if trends:
@@ -171,7 +173,7 @@ class Findings:
             self._steps, self._quiet, self._watched = {}, {}, {}
             return
         looks = (gradients or _gradients(moment.layers)).fetch()
-        facts = facts_of(moment, holders_of(moment.optimizers, rates), looks)
+        self.facts = facts = facts_of(moment, holders_of(moment.optimizers, rates), looks)
         if thaw is not None:
             # A promise is kept once. Layers that are frozen again later may be meant to be.
             self._has_thawed = self._has_thawed or any(is_thawed(one) for one in facts if one.name in thaw.layers)
@@ -243,7 +245,7 @@ class Findings:
             self.found.append(finding)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_gradients": None, "suspects": {}}
+        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_gradients": None, "facts": (), "suspects": {}}
 
     def state_dict(self) -> dict[str, Any]:
         """The findings, and for how long rules have applied, for a checkpoint."""

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -23,7 +24,7 @@ from lightning_rwc import RWCCallback
 from lightning_rwc.tensorboard import plugin as module
 from lightning_rwc.tensorboard.loader import RWCLoader
 from lightning_rwc.tensorboard.plugin import RWCPlugin
-from tests.helpers import LAYERS, Net, images, net, trainer
+from tests.helpers import LAYERS, Net, events, images, net, trainer
 from tests.tensorboard.logs import announce, write_measurement, write_units
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "🙂"]
@@ -71,6 +72,42 @@ def test_table_of_a_real_run(tmp_path):
         assert (content["steps"], content["epochs"]) == (history.steps, history.epochs)
         np.testing.assert_allclose(values, history.values.T, rtol=1e-6)
     assert callbacks[0].history.layers == LAYERS != sorted(LAYERS)
+
+
+class Partly(Net):
+    """Its first layer is frozen, and no optimizer has its last one."""
+
+    def configure_optimizers(self):
+        self.conv1.requires_grad_(False)
+        return torch.optim.SGD([p for name, p in self.named_parameters() if not name.startswith("fc")], lr=0.1)
+
+
+def test_table_of_a_run_with_findings_tells_them_and_why_cells_are_still(tmp_path):
+    callback = RWCCallback(measures=("strength", "rotation"))
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    with pytest.warns(UserWarning, match="not_in_optimizer"):
+        trainer(callback, tmp_path=tmp_path, logger=logger, max_epochs=2).fit(net(Partly), images())
+    routes = clients(tmp_path)
+    contents = {
+        prefix: json.loads(routes["/table"].get("/", query_string={"run": "run", "prefix": prefix}).data)
+        for prefix in ("rwc", "rwc_rotation", "rwc_strength")
+    }
+    told = contents["rwc"]
+    [finding] = told["findings"]
+    assert (finding["kind"], finding["layers"], finding["epoch"]) == ("not_in_optimizer", ["fc"], 0)
+    assert finding["message"] == callback.findings[0].message
+    assert contents["rwc_rotation"]["findings"] == [finding]
+    assert contents["rwc_strength"]["findings"] == []
+    cells = np.frombuffer(b64decode(told["cells"]), np.uint8).reshape(3, 2)
+    np.testing.assert_array_equal(cells, [[5, 5], [0, 0], [8, 8]])  # frozen, values, in no optimizer
+    assert told["short"] == LAYERS
+    assert told["blocks"] == ["conv1", "block", "fc"]
+    assert told["shapes"] == {"conv1": "Conv2d 4×1×3×3", "block.conv2": "Conv2d 4×4×3×3", "fc": "Linear 2×64"}
+    logged = [event.value for event in events(logger.log_dir).Scalars("rwc_summary/depth_correlation")]
+    assert told["depth_correlation"] == pytest.approx(logged)
+    assert told["scales"]["default"] == "step"
+    assert contents["rwc_strength"]["scales"] is None
+    assert told["spans"] == np.diff([-1, *callback.history.steps]).tolist()
 
 
 class Awkward(Net):
