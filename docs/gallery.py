@@ -31,7 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("cache", type=Path, help="the folder in which trainings are kept")
     parser.add_argument("--only", nargs="*", default=["*"], help="names of trainings, such as 'mlp-*'")
     parser.add_argument("--epochs", type=int, help="another number of epochs")
-    parser.add_argument("--page", action="store_true", help="draw the pictures of docs/gallery.md, and update its text")
+    told = "draw the pictures of this page, by default docs/gallery.md, and update what it says of each training"
+    parser.add_argument("--page", type=Path, nargs="?", const=PAGE, help=told)
     parser.add_argument("--blind", type=Path, help="write pictures in random order and without names to this folder")
     parser.add_argument("--strip", action="store_true", help="with what is said of each below it")
     parser.add_argument("--seed", type=int, default=0, help="the seed of the random order")
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> None:
         cases = [replace(case, epochs=chosen.epochs) for case in cases]
     records = {case.name: trained(case, chosen.cache) for case in cases}
     if chosen.page:
-        page(cases, records)
+        page(cases, records, chosen.page)
     if chosen.blind:
         blind(cases, records, chosen.blind, chosen.seed, chosen.strip)
 
@@ -82,9 +83,9 @@ def _times(times: float) -> str:
     return f"{times:g}" if times >= 1 else f"1/{round(1 / times)}"
 
 
-def page(cases: Iterable[Case], records: Mapping[str, Record]) -> None:
+def page(cases: Iterable[Case], records: Mapping[str, Record], path: Path) -> None:
     """Draw each sick training beside its healthy twin, and write below it what is said of it."""
-    text = PAGE.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
     for case in cases:
         if not case.twin:
             continue
@@ -93,17 +94,17 @@ def page(cases: Iterable[Case], records: Mapping[str, Record]) -> None:
             titles = f"{case.network}: {case.sickness}", "its healthy twin"
             pair = [heatmap(records[name], measure) for name in (case.name, case.twin)]
             pictures.append(f"{case.name}.png" if measure == "rwc" else f"{case.name}-{measure}.png")
-            save(side_by_side(titles, pair), PAGE.parent / "images" / "gallery" / pictures[-1], colours=_COLOURS)
+            save(side_by_side(titles, pair), path.parent / "images" / "gallery" / pictures[-1], colours=_COLOURS)
         start, end = f"<!-- {case.name} -->\n", "<!-- end -->"
         before, found, rest = text.partition(start)
         if found:
             text = before + start + _block(case, records, pictures) + end + rest.partition(end)[2]
-    PAGE.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8")
 
 
 def _block(case: Case, records: Mapping[str, Record], pictures: Sequence[str]) -> str:
     record, twin = records[case.name], records[case.twin]
-    about = f"{case.network}, {case.sickness}"
+    about = f"{case.network}: {case.sickness}"
     images = "\n\n".join(f"![{about}, beside its healthy twin](images/gallery/{picture})" for picture in pictures)
     said = [f"- `{one.kind}`, epoch {one.epoch}: {one.message}" for one in record.findings] or ["- Nothing was found."]
     accuracies = f"*{about}. Accuracy {record.accuracy:.0%}; the twin reaches {twin.accuracy:.0%}.*"
