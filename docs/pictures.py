@@ -5,8 +5,10 @@ It needs the packages of ``pip install -e ".[demo]"`` and about three minutes on
 and of ``docs/reproduction.md`` are not made here.
 """
 
+import re
 import shutil
 import tempfile
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,14 +16,18 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from matplotlib.figure import Figure
+from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
 from lightning_rwc import RWCCallback
+from lightning_rwc.cells import classify
 from lightning_rwc.demo import demo_images, run_demo
+from lightning_rwc.log_table import of_history
 from lightning_rwc.movement import quantity_of
+from lightning_rwc.terminal_map import TerminalMap
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -146,6 +152,15 @@ def heatmap(rwc: RWCCallback, measure: str) -> Figure:
     return rwc.histories[measure].plot_heatmap(quantity_of(measure), findings=rwc.findings, causes=rwc.causes)
 
 
+def terminal(rwc: RWCCallback, path: Path) -> None:
+    """Write what ``lightning-rwc show`` draws of a run."""
+    table = of_history(Path("lightning_logs/version_0"), rwc.history, quantity_of("rwc"), rwc.findings)
+    console = Console(record=True, force_terminal=True, color_system="truecolor", width=100, file=StringIO())
+    console.print(TerminalMap(table._replace(cells=classify(rwc.history.values, rwc.causes))))
+    # Without the address of a font, so that readers fetch nothing.
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="lightning-rwc show"), flags=re.S))
+
+
 class Settling(LightningModule):
     """A network with normalised layers, random labels among the right ones, and a strong weight decay."""
 
@@ -200,7 +215,9 @@ def main() -> None:
         heatmap(rwc, "rwc").savefig(IMAGES / f"pattern_{picture}.png")
         if picture == "decaying":
             heatmap(rwc, "rotation").savefig(IMAGES / "pattern_rotation.png")
-    heatmap(fit(CutOff), "rwc").savefig(IMAGES / "sick.png")
+    rwc = fit(CutOff)
+    heatmap(rwc, "rwc").savefig(IMAGES / "sick.png")
+    terminal(rwc, IMAGES / "show.svg")
     settling_rotation().savefig(IMAGES / "equilibrium.png")
 
     with tempfile.TemporaryDirectory() as folder:

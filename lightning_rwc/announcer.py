@@ -3,7 +3,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ from torch.nn import Module
 from lightning_rwc.depth import depth_correlation
 from lightning_rwc.findings.summary import summary
 from lightning_rwc.history import RWCHistory
-from lightning_rwc.loggers import LoggerOutput
+from lightning_rwc.loggers import LoggerOutput, Picture
 from lightning_rwc.metric import Measurement
 from lightning_rwc.movement import MOVEMENTS
 from lightning_rwc.options import check_heatmap, check_prefix
@@ -111,8 +111,9 @@ class Announcer:
         for tags, table, _ in tables[1:]:
             scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
         pictures = [tag for tag, _ in self._plots(recorder)] if self._heatmap else []
+        pages = [tags.heatmap_hover for tags, *_ in tables] if self._heatmap else []
         texts = [self._tags.findings, *map(self._tags.unit_values, recorder.units)]
-        self._find_foreign(trainer, [*scalars, *pictures, *texts])
+        self._find_foreign(trainer, [*scalars, *pictures, *pages, *texts])
         scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         self._written |= zip(scalars, tensors, strict=True)
@@ -210,8 +211,17 @@ class Announcer:
         with self._output.survive("drawing the pictures"):
             from lightning_rwc.plotting import to_image
 
-            pictures = {tag: to_image(plot()) for tag, plot in self._plots(recorder) if tag not in self._foreign}
+            pictures, pages = {}, {}
+            makers = self._pages(recorder) if self._output.show_pages(loggers) else {}
+            for tag, plot in self._plots(recorder):
+                if tag not in self._foreign:
+                    figure = plot()
+                    pictures[tag] = to_image(figure)
+                    if tag in makers:
+                        page_tag, page = makers[tag]
+                        pages[page_tag] = page(figure, pictures[tag])
             self._output.pictures(loggers, pictures, history.steps[-1])
+            self._output.pages(loggers, pages, history.steps[-1])
         now = time.monotonic()
         self._next_picture = now + (now - start) / _PICTURE_SHARE
 
@@ -241,6 +251,18 @@ class Announcer:
             yield self._tags.unit_change(layer), partial(table.plot_units, scale=self._scale)
             rotations = partial(recorder.unit_rotations[layer].plot_units, _ROTATION.quantity, scale=self._scale)
             yield self._tags.unit_rotation(layer), rotations
+
+    def _pages(self, recorder: Recorder) -> Mapping[str, tuple[str, Callable[["Figure", Picture], str]]]:
+        """For the tag of each heatmap: that of its page, and what makes the page."""
+        from lightning_rwc.hover_page import hover_page
+
+        pages = {}
+        for tags, table, quantity in self._tables(recorder):
+            if tags.heatmap_hover not in self._foreign:
+                causes = recorder.causes.table(table.layers, len(table))
+                page = partial(hover_page, history=table, quantity=quantity, causes=causes)
+                pages[tags.heatmap] = tags.heatmap_hover, page
+        return pages
 
     def _find_foreign(self, trainer: Trainer, tags: Sequence[str]) -> None:
         # A metric under one of our tags that we did not write is somebody else's. Every rank looks it up here, because

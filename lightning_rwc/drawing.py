@@ -25,7 +25,7 @@ Indices: TypeAlias = npt.NDArray[np.intp]
 DPI = 100
 MAX_COLUMNS = 260  # each two pixels wide
 MAX_ROWS = 320
-_BOTTOM, _WIDTH = 0.6, 5.2
+_BOTTOM, _WIDTH = 0.62, 5.2
 _TITLE, _MARKS, _LINE = 0.3, 0.15, 0.2
 _SHORT = 3.3  # for the label of a colour bar in one line
 _IN_A_LINE = 3
@@ -83,7 +83,7 @@ def lost_since(lost: npt.NDArray[np.bool_], names: Sequence[str], times: Table, 
     first = int(np.flatnonzero(lost.any(axis=1))[0])
     layers, ever = np.flatnonzero(lost[first]), int(lost.any(axis=0).sum())
     more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-    later = f"; later {ever} of {len(names)} layers" if ever > len(layers) else ""
+    later = f"; later {'all' if ever == len(names) else f'{ever} of'} {len(names)} layers" if ever > len(layers) else ""
     who = f"all {len(names)} layers" if len(layers) == len(names) > 1 else f"{names[layers[0]]}{more}"
     return f"not finite since {time_label} {times[first]:g}: {who}{later}"
 
@@ -151,7 +151,7 @@ def key(axes: Axes, entries: Sequence[Patch | Line2D], *, below: bool = False) -
         entries,
         ["-"] * len(entries),
         loc="upper left",
-        bbox_to_anchor=(0, -0.45 / height) if below else (1.01, 1),
+        bbox_to_anchor=(0, -0.5 / height) if below else (1.01, 1),
         ncols=min(len(entries), _IN_A_LINE) if below else 1,
         borderaxespad=0 if below else 0.5,
         borderpad=0 if below else 0.4,

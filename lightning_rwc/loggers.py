@@ -21,6 +21,7 @@ from lightning_rwc.trainer_state import class_names
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
 PictureWriter: TypeAlias = Callable[[Any, str, Picture, int], None]
+PageWriter: TypeAlias = Callable[[Any, str, str, int], None]
 # A function of the logger, the tag, all findings so far, and how many of them it was told before.
 FindingsWriter: TypeAlias = Callable[[Any, str, Sequence[Finding], int], None]
 
@@ -102,6 +103,27 @@ class LoggerOutput:
                 for tag, picture in pictures.items():
                     with self.survive(f"logging pictures to {_class_name(logger)}"):
                         _PICTURE_WRITERS[name](logger, tag, picture, step)
+
+    @staticmethod
+    def show_pages(loggers: Iterable[Logger]) -> bool:
+        """Whether any of ``loggers`` can show a page."""
+        return any(_supported(logger, _PAGE_WRITERS) is not None for logger in loggers)
+
+    def pages(self, loggers: Iterable[Logger], pages: Mapping[str, str], step: int) -> None:
+        """Log ``pages`` at ``step`` to loggers that can show them.
+
+        Args:
+            loggers: the loggers.
+            pages: tag to HTML.
+            step: the step.
+
+        """
+        for logger in loggers:
+            name = _supported(logger, _PAGE_WRITERS)
+            if name is not None:
+                for tag, page in pages.items():
+                    with self.survive(f"logging pages to {_class_name(logger)}"):
+                        _PAGE_WRITERS[name](logger, tag, page, step)
 
     def findings(self, loggers: Iterable[Logger], tag: str, findings: Sequence[Finding], told: int) -> None:
         """Write findings to loggers that take text.
@@ -294,6 +316,21 @@ _PICTURE_WRITERS: dict[str, PictureWriter] = {
     "CometLogger": _comet,
     "LitLogger": _lit,
 }
+
+
+def _page_to_wandb(logger: Any, tag: str, page: str, step: int) -> None:
+    # A chart of W&B's own needs a preset on its server, and those have other colours. A table cannot be coloured.
+    import wandb
+
+    logger.log_metrics({tag: wandb.Html(page, inject=False)}, step=step)
+
+
+def _page_to_mlflow(logger: Any, tag: str, page: str, step: int) -> None:
+    # Each page has all measurements so far, so the newest replaces the one before.
+    logger.experiment.log_text(logger.run_id, page, f"{_mlflow_key(logger, tag)}.html")
+
+
+_PAGE_WRITERS: dict[str, PageWriter] = {"WandbLogger": _page_to_wandb, "MLFlowLogger": _page_to_mlflow}
 
 
 def _findings_to_tensorboard(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:
