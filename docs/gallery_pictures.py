@@ -35,7 +35,7 @@ def side_by_side(titles: Sequence[str], pictures: Sequence[Image.Image]) -> Imag
     draw, left = ImageDraw.Draw(canvas), 0
     for title, picture in zip(titles, pictures, strict=True):
         draw.text((left + picture.width // 2, _MARGIN), title, fill="black", font=_font(15, bold=True), anchor="mt")
-        canvas.paste(picture, (left, _TITLE + height - picture.height))
+        canvas.paste(picture, (left, _TITLE))
         left += picture.width
     return canvas
 
