@@ -76,7 +76,7 @@ class Recipe(NamedTuple):
     build: Callable[[], nn.Module]
     optimizer: Callable[..., Optimizer]
     rate: float
-    """Three times as much is too high, see ``--rates``."""
+    """A good learning rate, see ``--rates``."""
 
 
 RECIPES = {
