@@ -40,6 +40,7 @@ class Announcer:
         prefix: the start of all tags.
         heatmap: when pictures are drawn, see :class:`~lightning_rwc.RWCCallback`.
         scale: the scale of colours, likewise.
+        strip_prefix: what tags leave out at the start of a layer's name.
 
     Raises:
         TypeError: if ``heatmap`` is neither a bool nor an int.
@@ -47,11 +48,13 @@ class Announcer:
 
     """
 
-    def __init__(self, prefix: str, heatmap: bool | int, scale: ScaleName | None = None) -> None:
+    def __init__(
+        self, prefix: str, heatmap: bool | int, scale: ScaleName | None = None, strip_prefix: str = ""
+    ) -> None:
         check_heatmap(heatmap)
         check_prefix(prefix)
         scale_of(RELATIVE_WEIGHT_CHANGE, scale)
-        self._tags = Tags(prefix)
+        self._tags = Tags(prefix, strip_prefix)
         self._heatmap, self._scale = heatmap, scale
         self._shapes: dict[str, str] = {}
         self._output = LoggerOutput()

@@ -32,6 +32,7 @@ from lightning_rwc.options import (
     check_norm,
     check_relative_to,
     check_snapshot_device,
+    check_strip_prefix,
     check_units_with_samples,
 )
 from lightning_rwc.quantity import RWC, ScaleName
@@ -118,6 +119,8 @@ class RWCCallback(Callback):
         scale: the scale of colours. By default it is fixed, so that a value has the same colour in every run.
             ``"step"`` is for values per optimizer step and ``"measurement"`` for the values themselves. ``"auto"``
             takes its limits from the values of each picture. See :func:`~lightning_rwc.plotting.heatmap`.
+        strip_prefix: what tags leave out at the start of layers' names, such as ``"model.base_model."``. Pictures
+            leave out what all names begin with anyway. The history has whole names.
 
     Attributes:
         history: the :class:`~lightning_rwc.RWCHistory` of all measurements so far. It needs no logger.
@@ -158,6 +161,7 @@ class RWCCallback(Callback):
         findings: bool = True,
         ignore_findings: Sequence[str] = (),
         scale: ScaleName | None = None,
+        strip_prefix: str = "",
     ) -> None:
         super().__init__()
         check_norm(norm)
@@ -166,7 +170,8 @@ class RWCCallback(Callback):
         check_snapshot_device(snapshot_device)
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
-        self._announcer = Announcer(prefix, heatmap, scale)
+        self._announcer = Announcer(prefix, heatmap, scale, strip_prefix)
+        check_strip_prefix(strip_prefix)
         check_findings(findings)
         check_ignore_findings(ignore_findings, KINDS)
         self._recorder = Recorder(measures, findings, ignore_findings)
@@ -185,6 +190,7 @@ class RWCCallback(Callback):
         self.every_n_train_steps = every_n_train_steps
         self.heatmap = heatmap
         self.prefix = prefix
+        self.strip_prefix = strip_prefix
         self.max_elements = max_elements
         self.snapshot_device: Literal["cpu"] | None = snapshot_device
         self.measures = measures
@@ -272,7 +278,8 @@ class RWCCallback(Callback):
         warn_if_history_stays_behind(trainer)
         # The sanity check may still initialise lazy parameters. `on_train_start` looks again.
         if not any(is_lazy(parameter) for parameter in pl_module.parameters()):
-            require_layers(trainer, pl_module, LayerSelection(self.layers, self.group_by), self._unit_selection)
+            selection = LayerSelection(self.layers, self.group_by)
+            require_layers(trainer, pl_module, selection, self._unit_selection, self.strip_prefix)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -382,7 +389,7 @@ class RWCCallback(Callback):
         self._initial = None
         selection = LayerSelection(self.layers, self.group_by)
         settle_reductions(trainer)
-        require_layers(trainer, pl_module, selection, self._unit_selection)
+        require_layers(trainer, pl_module, selection, self._unit_selection, self.strip_prefix)
         try:
             self._recorder.metric = RelativeWeightChange(
                 pl_module,

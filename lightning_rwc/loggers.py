@@ -186,7 +186,8 @@ class LoggerOutput:
                         {_with_prefix(logger, root): quantity for root, quantity in tables.items()}
                         for tables in (quantities, unit_quantities)
                     )
-                    told = Contents([*layers], named, dict(units), of_units if units else {}, findings, causes, shapes)
+                    about = Contents([*layers], named, dict(units), of_units if units else {}, findings, causes, shapes)
+                    told = about._replace(strip=tags.strip)
                     writer = cast(Any, logger).experiment.file_writer
                     writer.add_summary(summary(_with_prefix(logger, tags.layers), told), step)
                     self._contents[position] = contents

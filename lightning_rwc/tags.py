@@ -39,6 +39,7 @@ class Tags:
 
     Args:
         prefix: what the tags start with.
+        strip: what tags leave out at the start of a layer's name.
 
     Example:
         >>> Tags("rwc").layer("encoder.conv1")
@@ -47,10 +48,13 @@ class Tags:
         'l2_summary/total'
         >>> Tags("rwc").measure("strength").layer("encoder.conv1")
         'rwc_strength/encoder.conv1'
+        >>> Tags("rwc", strip="model.model.").layer("model.model.encoder.conv1")
+        'rwc/encoder.conv1'
 
     """
 
     prefix: str = "rwc"
+    strip: str = ""
 
     def layer(self, name: str) -> str:
         """The scalar tag of the layer ``name``.
@@ -64,6 +68,7 @@ class Tags:
             ['rwc/fc', 'rwc/heatmap_', 'rwc/heatmap__']
 
         """
+        name = self._stripped(name)
         return f"{self.prefix}/{name}{'_' if _LIKE_OURS.fullmatch(name) else ''}"
 
     def layer_of(self, tag: str) -> str:
@@ -79,7 +84,7 @@ class Tags:
 
     def measure(self, name: str) -> "Tags":
         """The tags of the further measure ``name``."""
-        return Tags(f"{self.prefix}_{name}")
+        return Tags(f"{self.prefix}_{name}", self.strip)
 
     def unit_change(self, layer: str) -> str:
         """The image tag of the relative weight changes of the units of ``layer``.
@@ -89,11 +94,14 @@ class Tags:
             'rwc_units/encoder.conv1/change'
 
         """
-        return f"{self.units}/{layer}/change"
+        return f"{self.units}/{self._stripped(layer)}/change"
 
     def unit_rotation(self, layer: str) -> str:
         """The image tag of the rotations of the units of ``layer``."""
-        return f"{self.units}/{layer}/rotation"
+        return f"{self.units}/{self._stripped(layer)}/rotation"
+
+    def _stripped(self, layer: str) -> str:
+        return layer.removeprefix(self.strip) or layer
 
     def unit_values(self, layer: str) -> str:
         """The tag under which the RWC tab of TensorBoard finds the units of ``layer``."""

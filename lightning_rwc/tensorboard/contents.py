@@ -45,6 +45,8 @@ class Contents(NamedTuple):
     :class:`~lightning_rwc.cells.Cell`."""
     shapes: Mapping[str, str] = {}
     """Layer to its modules' classes and its parameters' shapes."""
+    strip: str = ""
+    """What tags leave out at the start of a layer's name."""
 
 
 def summary(tag: str, contents: Contents) -> Summary:
@@ -75,7 +77,7 @@ def summary(tag: str, contents: Contents) -> Summary:
         content["unit_tables"] = _described(contents.unit_tables)
     if contents.findings is not None:
         content["findings"] = [asdict(finding) for finding in contents.findings]
-    content["causes"], content["shapes"] = dict(contents.causes), dict(contents.shapes)
+    content |= {"causes": dict(contents.causes), "shapes": dict(contents.shapes), "strip": contents.strip}
     tensor = TensorProto(
         dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[json.dumps(content).encode("ascii")]
     )
@@ -101,7 +103,7 @@ def read(text: Any) -> Contents | None:
         content = json.loads(text)
         if content["version"] != _VERSION:
             return None
-        content = {"units": {}, "unit_tables": [], "findings": None, "causes": {}, "shapes": {}} | content
+        content = {"units": {}, "unit_tables": [], "findings": None, "causes": {}, "shapes": {}, "strip": ""} | content
         layers = [*dict.fromkeys(content["layers"])]
         tables, unit_tables = (_quantities(content[name]) for name in ("tables", "unit_tables"))
         units = {layer: _names(names) for layer, names in content["units"].items()}
@@ -112,11 +114,11 @@ def read(text: Any) -> Contents | None:
             for layer, changes in content["causes"].items()
         }
         shapes = {layer: shape for layer, shape in content["shapes"].items() if shape.encode()}
-        for name in [*layers, *units]:
+        for name in [content["strip"], *layers, *units]:
             name.encode()  # only text, and only what can be in a tag
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
-    return Contents(layers, tables, units, unit_tables, findings, causes, shapes)
+    return Contents(layers, tables, units, unit_tables, findings, causes, shapes, content["strip"])
 
 
 def _of(tag: str, tensor: TensorProto, content: bytes) -> Summary:

@@ -235,9 +235,9 @@ class RWCPlugin(TBPlugin):
                 contents = read(data[-1].numpy.tolist()) if data else None
                 if contents is None:
                     continue
-                of = Tags(tag.removesuffix(Tags("").layers))
+                of = Tags(tag.removesuffix(Tags("").layers), contents.strip)
                 for prefix, quantity in contents.tables.items():
-                    tags = {Tags(prefix).layer(layer): layer for layer in contents.layers}
+                    tags = {Tags(prefix, contents.strip).layer(layer): layer for layer in contents.layers}
                     found[name, prefix] = _Table(tags, of, quantity, data[-1].wall_time, contents)
                 for layer, names in contents.units.items():
                     if (values := there.get(name, {}).get(of.unit_values(layer))) is None:

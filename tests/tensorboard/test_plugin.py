@@ -74,6 +74,37 @@ def test_table_of_a_real_run(tmp_path):
     assert callbacks[0].history.layers == LAYERS != sorted(LAYERS)
 
 
+def test_tags_leave_out_what_the_user_says_and_the_tab_has_whole_names(tmp_path):
+    callback = RWCCallback(strip_prefix="block.", measures=("rotation",), units="conv2")
+    logger = TensorBoardLogger(tmp_path, name="", version="run", prefix="my")
+    trainer(callback, tmp_path=tmp_path, logger=logger).fit(net(), images())
+    tags = events(logger.log_dir).Tags()
+    assert {"my-rwc/conv1", "my-rwc/conv2", "my-rwc/fc", "my-rwc_rotation/conv2"} < {*tags["scalars"]}
+    assert "my-rwc_units/conv2/change" in tags["images"]
+    assert not [tag for tag in tags["scalars"] if "block" in tag]
+    routes = clients(tmp_path)
+    content, values = table(routes["/table"].get("/", query_string={"run": "run", "prefix": "my-rwc"}))
+    assert content["layers"] == callback.history.layers == ["conv1", "block.conv2", "fc"]
+    np.testing.assert_allclose(values, callback.history.values.T, rtol=1e-6)
+    query = {"run": "run", "prefix": "my-rwc", "layer": "block.conv2"}
+    _, units = table(routes["/table"].get("/", query_string=query))
+    assert units.shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("encoder.", "`strip_prefix='encoder.'` is at the start of no layer's name. The first one is 'conv1'"),
+        ("block.conv", "With `strip_prefix='block.conv'` the layer 'block.conv2' would have the tag of another one"),
+    ],
+)
+def test_a_prefix_that_does_not_fit_is_refused(prefix, message, tmp_path):
+    module = net()
+    module.add_module("2", nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=message):
+        trainer(RWCCallback(strip_prefix=prefix), tmp_path=tmp_path).fit(module, images())
+
+
 class Partly(Net):
     """Its first layer is frozen, and no optimizer has its last one."""
 
