@@ -137,7 +137,7 @@ class EventLog:
         scale: ScaleName = answer["scales"]["default"] if answer["scales"] else "auto"
         words = answer["words"]["zero"], answer["words"]["from_zero"]
         quantity = Quantity(answer["label"], answer["signed"], *words, answer["share"], scale)
-        findings = [Finding(**one | {"layers": tuple(one["layers"])}) for one in answer["findings"]]
+        findings = [Finding(**one | {"layers": tuple(one["layers"])}) for one in answer["findings"] or ()]
         return LogTable(
             str(self._path),
             quantity,

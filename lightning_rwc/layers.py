@@ -202,7 +202,8 @@ def described(layers: FoundLayers) -> dict[str, str]:
     """What each layer is: its modules' classes and its parameters' shapes.
 
     Example:
-        >>> described(LayerSelection().find(nn.Sequential(nn.Linear(3, 2))))
+        >>> net = nn.Sequential(nn.Linear(3, 2))
+        >>> described(LayerSelection().find(net))
         {'0': 'Linear 2×3'}
 
     """

@@ -74,8 +74,8 @@ def auto_limits(positive: npt.NDArray[np.float64]) -> tuple[float, float]:
     So a few layers that start at zero do not take the differences from all others.
 
     Example:
-        >>> auto_limits(np.array([0.01, 0.1]))
-        (0.01..., 0.09...)
+        >>> auto_limits(np.arange(101.0))
+        (2.0, 98.0)
 
     """
     if not positive.size:

@@ -55,6 +55,7 @@ class Run:
         self.trainer = SimpleNamespace(loggers=[*loggers], is_global_zero=rank == 0, callback_metrics={})
         tables = MeasureTables(measures)
         empty = {"units": {}, "unit_rotations": {}, "findings": [], "metric": None, "causes": Causes()}
+        empty["looks_for_findings"] = True
         self.recorder = SimpleNamespace(history=RWCHistory(), measures=tables, **empty)
         self.announcer = Announcer("rwc", heatmap)
 
