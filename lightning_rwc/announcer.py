@@ -5,7 +5,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -56,7 +56,6 @@ class Announcer:
         scale_of(RELATIVE_WEIGHT_CHANGE, scale)
         self._tags = Tags(prefix, strip_prefix)
         self._heatmap, self._scale = heatmap, scale
-        self._shapes: dict[str, str] = {}
         self._output = LoggerOutput()
         self._written: dict[str, torch.Tensor] = {}
         self.restart()
@@ -64,6 +63,9 @@ class Announcer:
     def restart(self) -> None:
         """Begin with a new history."""
         self._drawn = 0
+        self._shapes: dict[str, str] = {}
+        self._causes: dict[str, list[tuple[int, int]]] = {}
+        self._told_about, self._causes_at = (0, 0), 0
         self._next_picture = -math.inf
         self._warned: set[str] = set()
         self._foreign: set[str] = set()
@@ -113,17 +115,22 @@ class Announcer:
         tables = [*self._tables(recorder)]
         for tags, table, _ in tables[1:]:
             scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
-        pictures = [tag for tag, _ in self._plots(recorder)] if self._heatmap else []
-        pages = [tags.heatmap_hover for tags, *_ in tables] if self._heatmap else []
+        pictures = []
+        if self._heatmap:
+            pictures = [tag for tags, *_ in tables for tag in (tags.heatmap, tags.curves, tags.heatmap_hover)]
+            pictures += [
+                tag(layer) for layer in recorder.units for tag in (self._tags.unit_change, self._tags.unit_rotation)
+            ]
         texts = [self._tags.findings, *map(self._tags.unit_values, recorder.units)]
-        self._find_foreign(trainer, [*scalars, *pictures, *pages, *texts])
+        self._find_foreign(trainer, [*scalars, *pictures, *texts])
         scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         self._written |= zip(scalars, tensors, strict=True)
         trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
         self._output.scalars(trainer.loggers, scalars, step)
         if trainer.is_global_zero and self._tags.epoch not in self._foreign:
-            self._tell_tab(trainer, recorder, tables)
+            with self._output.survive("telling the tab of TensorBoard"):
+                self._tell_tab(trainer, recorder, tables)
         self.findings(trainer, recorder)
 
         fresh = len(history) - self._drawn
@@ -152,9 +159,15 @@ class Announcer:
             layer: table for layer, table in recorder.units.items() if tags.unit_values(layer) not in self._foreign
         }
         names = {layer: table.layers for layer, table in units.items()}
-        of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure(_ROTATION.name).prefix: _ROTATION.quantity}
-        if self._shapes.keys() != {*history.layers} and recorder.metric is not None:
-            self._shapes = recorder.metric.described(trainer.lightning_module)
+        change, rotation = _quantities_of_units(recorder)
+        of_units = {tags.prefix: change, tags.measure(_ROTATION.name).prefix: rotation}
+        if recorder.metric is not None and not self._shapes.keys() >= {*recorder.metric.layers}:
+            self._shapes |= recorder.metric.described(trainer.lightning_module)
+        # Causes may change at each measurement, and each text has all of them.
+        about = len(layers), len(recorder.findings)
+        if about != self._told_about or len(history) >= 1.1 * self._causes_at:
+            self._told_about, self._causes_at = about, len(history)
+            self._causes = recorder.causes.by_step(history.steps)
         self._output.contents(
             trainer.loggers,
             tags,
@@ -163,7 +176,7 @@ class Announcer:
             units=names,
             unit_quantities=of_units,
             findings=recorder.findings if recorder.looks_for_findings else None,
-            causes=recorder.causes.by_step(history.steps),
+            causes=self._causes,
             shapes=self._shapes,
             step=history.steps[-1],
         )
@@ -222,38 +235,33 @@ class Announcer:
                     pictures[tag] = to_image(figure)
                     if tag in makers:
                         page_tag, page = makers[tag]
-                        pages[page_tag] = page(figure, pictures[tag])
+                        with self._output.survive("making the page of a picture"):
+                            pages[page_tag] = page(figure, pictures[tag])
             self._output.pictures(loggers, pictures, history.steps[-1])
             self._output.pages(loggers, pages, history.steps[-1])
         now = time.monotonic()
         self._next_picture = now + (now - start) / _PICTURE_SHARE
 
     def _tables(self, recorder: Recorder) -> Iterator[tuple[Tags, RWCHistory, Quantity]]:
-        since_start = recorder.metric is not None and recorder.metric.relative_to == "initial"
-        yield self._tags, recorder.history, CHANGE_SINCE_START if since_start else RELATIVE_WEIGHT_CHANGE
+        yield self._tags, recorder.history, _quantities_of_units(recorder)[0]
         for measure, table in recorder.measures:
-            quantity = measure.quantity
-            adds_up = since_start and quantity.scale == "step"
-            yield (
-                self._tags.measure(measure.name),
-                table,
-                quantity._replace(scale="measurement") if adds_up else quantity,
-            )
+            yield self._tags.measure(measure.name), table, _of_run(measure.quantity, recorder)
 
     def _plots(self, recorder: Recorder) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
         for tags, table, quantity in self._tables(recorder):
             findings = recorder.findings if tags in (self._tags, self._tags.measure(_ROTATION.name)) else ()
             causes = recorder.causes.table(table.layers, len(table))
-            yield (
-                tags.heatmap,
-                partial(table.plot_heatmap, quantity, findings=findings, causes=causes, scale=self._scale),
-            )
+            told: dict[str, Any] = {"findings": findings, "causes": causes}
+            yield tags.heatmap, partial(table.plot_heatmap, quantity, **told, scale=self._scale)
             expected = recorder.measures.expected(table)
-            yield tags.curves, partial(table.plot_curves, quantity, expected, findings=findings)
+            yield tags.curves, partial(table.plot_curves, quantity, expected, **told)
+        change, rotation = _quantities_of_units(recorder)
         for layer, table in recorder.units.items():
-            yield self._tags.unit_change(layer), partial(table.plot_units, scale=self._scale)
-            rotations = partial(recorder.unit_rotations[layer].plot_units, _ROTATION.quantity, scale=self._scale)
-            yield self._tags.unit_rotation(layer), rotations
+            causes = recorder.causes.table([layer], len(table)).repeat(len(table.layers), axis=1)
+            drawn: dict[str, Any] = {"causes": causes, "scale": self._scale}
+            yield self._tags.unit_change(layer), partial(table.plot_units, change, **drawn)
+            rotations = recorder.unit_rotations[layer]
+            yield self._tags.unit_rotation(layer), partial(rotations.plot_units, rotation, **drawn)
 
     def _pages(self, recorder: Recorder) -> Mapping[str, tuple[str, Callable[["Figure", Picture], str]]]:
         """For the tag of each heatmap: that of its page, and what makes the page."""
@@ -280,3 +288,14 @@ class Announcer:
                 "them; its history is complete. To log both, choose another `prefix` or rename the metric."
             )
         self._foreign.update(foreign)
+
+
+def _of_run(quantity: Quantity, recorder: Recorder) -> Quantity:
+    """``quantity`` as it is measured: changes since the start add up, so that a value per step means nothing."""
+    if recorder.metric is None or recorder.metric.relative_to == "previous" or quantity.scale != "step":
+        return quantity
+    return CHANGE_SINCE_START if quantity == RELATIVE_WEIGHT_CHANGE else quantity._replace(scale="measurement")
+
+
+def _quantities_of_units(recorder: Recorder) -> tuple[Quantity, Quantity]:
+    return _of_run(RELATIVE_WEIGHT_CHANGE, recorder), _of_run(_ROTATION.quantity, recorder)

@@ -9,6 +9,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
+
 
 class Cell(IntEnum):
     """A kind of cell. The numbers are those in checkpoints and in the tab."""
@@ -60,38 +62,46 @@ _MOVES_WITHOUT_LEARNING = [Cell.ONLY_DECAYS, Cell.ROUNDED_AWAY]
 
 
 def classify(
-    values: npt.NDArray[np.floating], causes: npt.NDArray[np.uint8] | None = None, *, linear: bool = False
+    values: npt.NDArray[np.floating],
+    causes: npt.NDArray[np.uint8] | None = None,
+    quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
 ) -> npt.NDArray[np.uint8]:
     """Say of each cell what kind it is.
 
-    Without a cause, ``nan`` is missing where a layer has not had a number yet and gets one later, and not finite
-    everywhere else.
+    Causes explain why something did not move, so they count for quantities that have a fixed scale. Where they are not
+    known, ``nan`` of such a quantity is missing before a layer has a number, and not finite everywhere else.
 
     Args:
         values: of shape ``(measurements, layers)``.
         causes: what was known at the measurement, of the same shape, with :attr:`Cell.VALUE` where nothing was.
-        linear: whether zero is a value like any other, because the scale is linear.
+        quantity: what the values are.
 
     Returns:
         Numbers of :class:`Cell`, of the same shape.
+
+    Raises:
+        ValueError: if ``causes`` has another shape.
 
     Example:
         >>> classify(np.array([[np.nan, 0.5], [np.inf, 0.0], [0.25, np.nan]])).tolist()
         [[1, 0], [3, 4], [0, 2]]
 
     """
-    causes = np.zeros(values.shape, np.uint8) if causes is None else causes
+    moves = quantity.scale != "auto"
     cells = np.zeros(values.shape, np.uint8)
-    if not linear:
-        zero = values == 0
-        cells[zero] = np.where(causes == Cell.VALUE, Cell.ZERO, causes)[zero]
-        idle = (values > 0) & np.isin(causes, _MOVES_WITHOUT_LEARNING)
-        cells[idle] = causes[idle]
+    known = cells if causes is None or not moves else causes
+    if causes is not None and causes.shape != values.shape:
+        raise ValueError(f"`causes` must have the shape of the values, {values.shape}, but has {causes.shape}.")
+    if not quantity.linear:
+        cells = np.where(values == 0, np.where(known == Cell.VALUE, Cell.ZERO, known), cells).astype(np.uint8)
+    if quantity.scale == "step":
+        idle = (values > 0) & np.isin(known, _MOVES_WITHOUT_LEARNING)
+        cells[idle] = known[idle]
     cells[np.isinf(values)] = Cell.FROM_ZERO
     absent = np.isnan(values)
-    first = ~absent
-    not_yet = np.cumsum(first, axis=0) == 0
-    missing = np.where(not_yet & first.any(axis=0), Cell.MISSING, Cell.NOT_FINITE)
-    known = np.isin(causes, [Cell.MISSING, Cell.NOT_FINITE])
-    cells[absent] = np.where(known, causes, missing)[absent]
+    if causes is not None:
+        lost = causes == Cell.NOT_FINITE
+    else:
+        lost = moves & ~((np.cumsum(~absent, axis=0) == 0) & ~absent.all(axis=0))
+    cells[absent] = np.where(lost, Cell.NOT_FINITE, Cell.MISSING)[absent]
     return cells

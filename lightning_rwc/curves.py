@@ -55,6 +55,7 @@ def curves(
     *,
     expected: Table | None = None,
     findings: "Sequence[Finding]" = (),
+    causes: npt.NDArray[np.uint8] | None = None,
 ) -> Figure:
     """Draw each layer's curve in one chart, coloured by depth, on a logarithmic axis.
 
@@ -73,6 +74,8 @@ def curves(
             layers have the same.
         findings: each has a triangle above its measurement, or above the next one that is drawn, and a dotted line.
             Triangles point at its layers in the legend or beside the colour bar, unless it is about all of them.
+        causes: as for :func:`~lightning_rwc.plotting.heatmap`. They tell ``nan`` of layers that were not measured from
+            that of weights that are not finite.
 
     Raises:
         ValueError: if there is no measurement.
@@ -82,6 +85,7 @@ def curves(
     most = min(_MAX_POINTS // max(len(rows), 1), MAX_COLUMNS) if len(layers) else 0
     columns, times, time_label = times_of(epochs, steps, most=most)
     short = shown(layers)
+    lost = classify(values, causes, quantity)[columns][:, rows] == Cell.NOT_FINITE
     values, names = values[columns][:, rows], [short[row] for row in rows]
     targets = np.empty((len(columns), 0)) if expected is None else _distinct(expected[columns][:, rows])
     depth = Normalize(0, max(len(layers) - 1, 1))
@@ -102,7 +106,7 @@ def curves(
     special += [Line2D([], [], color="0.35", marker=marker, linestyle="", label=label) for _, marker, _, label in edges]
 
     widest = text_width([names[row] for row in _listed(len(rows))], 8)
-    warning = lost_since(classify(values) == Cell.NOT_FINITE, names, times, time_label)
+    warning = lost_since(lost, names, times, time_label)
     around = Surroundings(quantity.label, warning, marks.size > 0, special)
     figure, axes = frame(height=3.4, left=0.9, right=0.6 + max(widest, 0.9), around=around)
     axes.set_xlabel(time_label)

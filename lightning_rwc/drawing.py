@@ -68,14 +68,17 @@ def frame(height: float, left: float, right: float, around: Surroundings) -> tup
     return figure, axes
 
 
-def lost_since(lost: npt.NDArray[np.bool_], names: Sequence[str], times: Table, time_label: str) -> str:
-    """A line that says which layers are not finite since when, or nothing.
+def lost_since(
+    lost: npt.NDArray[np.bool_], names: Sequence[str], times: Table, time_label: str, kind: str = "layer"
+) -> str:
+    """A line that says which rows are not finite since when, or nothing.
 
     Args:
-        lost: of shape ``(measurements, layers)``.
-        names: of the layers.
+        lost: of shape ``(measurements, rows)``.
+        names: of the rows.
         times: of the measurements.
         time_label: what ``times`` are.
+        kind: what rows are.
 
     """
     if not lost.any():
@@ -83,8 +86,10 @@ def lost_since(lost: npt.NDArray[np.bool_], names: Sequence[str], times: Table, 
     first = int(np.flatnonzero(lost.any(axis=1))[0])
     layers, ever = np.flatnonzero(lost[first]), int(lost.any(axis=0).sum())
     more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
-    later = f"; later {'all' if ever == len(names) else f'{ever} of'} {len(names)} layers" if ever > len(layers) else ""
-    who = f"all {len(names)} layers" if len(layers) == len(names) > 1 else f"{names[layers[0]]}{more}"
+    later = (
+        f"; later {'all' if ever == len(names) else f'{ever} of'} {len(names)} {kind}s" if ever > len(layers) else ""
+    )
+    who = f"all {len(names)} {kind}s" if len(layers) == len(names) > 1 else f"{names[layers[0]]}{more}"
     return f"not finite since {time_label} {times[first]:g}: {who}{later}"
 
 
@@ -97,6 +102,8 @@ def times_of(epochs: Sequence[int], steps: Sequence[int], most: int) -> tuple[In
     """
     if not len(epochs):
         raise ValueError("There is no measurement to draw yet. The first is taken at the end of the first epoch.")
+    if most < 1:
+        raise ValueError("There is no layer to draw.")
     times, label = (epochs, "epoch") if len(set(epochs)) == len(epochs) else (steps, "step")
     drawn = spread(len(times), most)
     return drawn, np.array(times, dtype=np.float64)[drawn], label

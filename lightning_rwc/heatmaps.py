@@ -56,6 +56,7 @@ class _Rows(NamedTuple):
     label: str
     most_named: int
     marked: Indices
+    kind: str
 
 
 def heatmap(
@@ -98,7 +99,9 @@ def heatmap(
         ValueError: if there is no measurement, or ``scale`` is unknown.
 
     """
-    rows = _Rows(shown(layers), blocks(layers), "layer, in definition order", MAX_ROWS, concerned(findings, layers))
+    rows = _Rows(
+        shown(layers), blocks(layers), "layer, in definition order", MAX_ROWS, concerned(findings, layers), "layer"
+    )
     return _heatmap(values, rows, epochs, steps, quantity, findings=findings, causes=causes, scale=scale)
 
 
@@ -109,6 +112,7 @@ def unit_heatmap(
     steps: Sequence[int],
     quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
     *,
+    causes: npt.NDArray[np.uint8] | None = None,
     scale: ScaleName | None = None,
 ) -> Figure:
     """Draw units × measurements: the most active unit at the top, see :func:`~lightning_rwc.activity.by_activity`.
@@ -122,6 +126,7 @@ def unit_heatmap(
         epochs: the epoch of each measurement, as for :func:`heatmap`.
         steps: the step of each measurement, as for :func:`heatmap`.
         quantity: what the values are.
+        causes: why the layer did not move, of the shape of ``values``.
         scale: as for :func:`heatmap`.
 
     Raises:
@@ -133,8 +138,9 @@ def unit_heatmap(
     if len(chosen) < len(units):
         label += f" ({len(chosen)} of {len(units):,}, evenly spaced)"
     names = [printable(units[row]) for row in chosen]
-    rows = _Rows(names, [""] * len(names), label, _NAMED_UNITS, np.empty(0, np.intp))
-    return _heatmap(values[:, chosen], rows, epochs, steps, quantity, scale=scale)
+    rows = _Rows(names, [""] * len(names), label, _NAMED_UNITS, np.empty(0, np.intp), "unit")
+    causes = None if causes is None else causes[:, chosen]
+    return _heatmap(values[:, chosen], rows, epochs, steps, quantity, causes=causes, scale=scale)
 
 
 def _heatmap(
@@ -151,7 +157,7 @@ def _heatmap(
     scale = scale_of(quantity, scale)
     columns, times, time_label = times_of(epochs, steps, most=MAX_COLUMNS if rows.names else 0)
     reach = spans(steps)[columns]
-    kinds = classify(values, causes, linear=quantity.linear)[columns].T
+    kinds = classify(values, causes, quantity)[columns].T
     shown_values = (values[columns] / reach[:, None] if scale == "step" else values[columns]).T
     named = spread(len(rows.names), rows.most_named)
     names = [rows.names[row] for row in named]
@@ -162,7 +168,7 @@ def _heatmap(
     marks = shown_at(findings, epochs, steps, columns)
     around = Surroundings(
         f"{quantity.label}; each column has {_steps(reach)}" if scale == "step" else quantity.label,
-        lost_since(kinds.T == Cell.NOT_FINITE, rows.names, times, time_label),
+        lost_since(kinds.T == Cell.NOT_FINITE, rows.names, times, time_label, rows.kind),
         has_marks=marks.size > 0,
         key=[*column_key(marks), *_key_of_cells(kinds, quantity)],
     )

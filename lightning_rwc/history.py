@@ -261,14 +261,21 @@ class RWCHistory:
         table = self.values, self.layers, self.epochs, self.steps
         return heatmap(*table, quantity, findings=findings, causes=causes, scale=scale)
 
-    def plot_units(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE, *, scale: ScaleName | None = None) -> "Figure":
+    def plot_units(
+        self,
+        quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+        *,
+        causes: npt.NDArray[np.uint8] | None = None,
+        scale: ScaleName | None = None,
+    ) -> "Figure":
         """Draw units × measurements, the most active unit at the top, see :func:`~lightning_rwc.plotting.unit_heatmap`.
 
         It is for the tables in ``callback.units`` and ``callback.unit_rotations``.
         """
         from lightning_rwc.plotting import unit_heatmap
 
-        return unit_heatmap(self.values, self.layers, self.epochs, self.steps, quantity, scale=scale)
+        table = self.values, self.layers, self.epochs, self.steps
+        return unit_heatmap(*table, quantity, causes=causes, scale=scale)
 
     def plot_curves(
         self,
@@ -276,12 +283,13 @@ class RWCHistory:
         expected: npt.NDArray[np.float64] | None = None,
         *,
         findings: "Sequence[Finding]" = (),
+        causes: npt.NDArray[np.uint8] | None = None,
     ) -> "Figure":
         """Draw every layer's curve in one chart, see :func:`~lightning_rwc.plotting.curves`."""
         from lightning_rwc.plotting import curves
 
         table = self.values, self.layers, self.epochs, self.steps
-        return curves(*table, quantity, expected=expected, findings=findings)
+        return curves(*table, quantity, expected=expected, findings=findings, causes=causes)
 
 
 def _table(argument: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float64]:

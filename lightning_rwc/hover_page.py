@@ -45,7 +45,7 @@ def hover_page(
     """
     rows = spread(len(history.layers), _MOST_CELLS)
     columns = spread(len(history), min(MAX_COLUMNS, max(_MOST_CELLS // max(len(rows), 1), 1)))
-    kinds = classify(history.values, causes, linear=quantity.linear)
+    kinds = classify(history.values, causes, quantity)
     box = figure.axes[0].get_position()
     with np.errstate(over="ignore"):
         values = history.values[np.ix_(columns, rows)].T.astype("<f4")

@@ -48,7 +48,7 @@ class NothingYetError(ValueError):
 
 def of_history(path: Path, history: RWCHistory, quantity: Quantity, findings: Sequence[Finding]) -> LogTable:
     """The table of a history. All that is known of its cells are its values."""
-    cells = classify(history.values, linear=quantity.linear)
+    cells = classify(history.values, None, quantity)
     times = history.epochs, history.steps
     reach = spans(history.steps)
     return LogTable(str(path), quantity, history.layers, *times, history.values, reach, cells, findings)

@@ -174,7 +174,7 @@ class LoggerOutput:
             [*layers],
             dict(quantities),
             {layer: [*names] for layer, names in units.items()},
-            findings and [*findings],
+            None if findings is None else [*findings],
             {layer: [*changes] for layer, changes in causes.items()},
         )
         for position, logger in enumerate(loggers):

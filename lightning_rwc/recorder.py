@@ -144,6 +144,7 @@ class Recorder:
                 self._observer.observe(observation)
         with self._looking():
             self.causes.note(len(self.history) - 1, self._causes(measurement, metric, module))
+            self._observer.forget()
         return measurement
 
     def _causes(self, measurement: Measurement | None, metric: RelativeWeightChange, module: Module) -> dict[str, Cell]:

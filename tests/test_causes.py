@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why layers did not move, at each measurement."""
 
+import gc
 import warnings
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ from lightning_rwc import RWCCallback
 from lightning_rwc.cells import LOOKS, Cell, classify
 from lightning_rwc.findings.causes import Causes
 from lightning_rwc.plotting import to_image
-from lightning_rwc.quantity import CHANGE_SINCE_START
+from lightning_rwc.quantity import CHANGE_SINCE_START, Quantity
 from tests.faults.training import quiet_trainer
 
 VALUE, MISSING, NOT_FINITE, FROZEN = Cell.VALUE, Cell.MISSING, Cell.NOT_FINITE, Cell.FROZEN
@@ -145,6 +147,21 @@ def test_changes_are_kept_by_measurement_and_told_by_step():
     table = [[0, 0, 0], [5, 0, 0], [5, 2, 0], [0, 1, 0]]
     np.testing.assert_array_equal(causes.table(["a", "b", "c"], 4), table)
     assert causes.by_step([9, 19, 29, 39]) == {"a": [(19, 5), (39, 0)], "b": [(29, 2), (39, 1)]}
+    for measurement in range(4, 1004):
+        causes.note(measurement, {"c": FROZEN} if measurement % 2 else {})
+    changes = causes.by_step(range(1004))["c"]
+    assert len(changes) == 100
+    assert changes[-2:] == [(1002, 0), (1003, 5)]
+
+
+def test_a_measurement_keeps_no_parameter_alive():
+    module = Net()
+    weight = weakref.ref(module.dead.weight)
+    callback, trainer = fit(module)
+    del module, trainer
+    gc.collect()
+    assert weight() is None
+    assert callback.causes.shape == (3, 4)
 
 
 def test_cells_of_a_table_without_causes():
@@ -152,7 +169,10 @@ def test_cells_of_a_table_without_causes():
     # Added later, lost, never measured while others are, from zero, back to zero.
     values = np.array([[nan, 0.1, nan, inf, 0.1], [0.1, nan, nan, 0.2, 0.0]])
     np.testing.assert_array_equal(classify(values), [[1, 0, 2, 3, 0], [0, 2, 2, 0, 4]])
-    np.testing.assert_array_equal(classify(values, linear=True), [[1, 0, 2, 3, 0], [0, 2, 2, 0, 0]])
+    # Of a measure, nothing says why it has no value.
+    signed, ratio = Quantity("growth", signed=True), Quantity("rotation over its prediction")
+    np.testing.assert_array_equal(classify(values, None, signed), [[1, 0, 1, 3, 0], [0, 1, 1, 0, 0]])
+    np.testing.assert_array_equal(classify(values, None, ratio), [[1, 0, 1, 3, 0], [0, 1, 1, 0, 4]])
 
 
 def test_a_cause_counts_only_where_it_explains_the_value():
@@ -160,6 +180,14 @@ def test_a_cause_counts_only_where_it_explains_the_value():
     causes = np.array([[FROZEN, FROZEN, ONLY_DECAYS, Cell.ROUNDED_AWAY, MISSING, NO_GRADIENT]], np.uint8)
     expected = [[FROZEN, VALUE, ONLY_DECAYS, Cell.ROUNDED_AWAY, MISSING, Cell.FROM_ZERO]]
     np.testing.assert_array_equal(classify(values, causes), expected)
+    lost = np.array([[0, 0, 0, 0, NOT_FINITE, 0]], np.uint8)
+    np.testing.assert_array_equal(classify(values, lost), [[4, 0, 0, 0, 2, 3]])
+    # What adds up since the start stays what it is, and a measure may be of weights that do not move.
+    still = np.full((1, 6), ONLY_DECAYS, np.uint8)
+    np.testing.assert_array_equal(classify(values, still, CHANGE_SINCE_START), [[7, 0, 0, 0, 1, 3]])
+    np.testing.assert_array_equal(classify(values, still, Quantity("fluctuation")), [[4, 0, 0, 0, 1, 3]])
+    with pytest.raises(ValueError, match=r"`causes` must have the shape of the values, \(1, 6\), but has \(2, 6\)"):
+        classify(values, np.zeros((2, 6), np.uint8))
 
 
 def test_every_kind_of_cell_has_a_look():

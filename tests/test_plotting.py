@@ -147,7 +147,7 @@ def test_an_unknown_scale_is_refused():
 def test_special_cells_are_patterns_of_their_own():
     values = np.array([[0.1, 0.0, math.inf, math.nan, 0.1, 0.0, 0.1], [1.0, 0.0, 0.1, 1.0, math.nan, 0.0, 0.2]])
     causes = np.zeros(values.shape, np.uint8)
-    causes[:, 5], causes[:, 6] = 5, 7
+    causes[1, 4], causes[:, 5], causes[:, 6] = 2, 5, 7
     figure = heatmap(values, list("abcdefg"), [0, 1], [0, 1], causes=causes)
     assert special(figure, 1, 0) == special(figure, 1, 1) == ZERO
     assert special(figure, 2, 0) == FROM_ZERO
@@ -366,10 +366,10 @@ def test_shares_are_on_a_linear_scale_from_0_to_1():
     values = np.array([[0.0, 0.25, 0.5, 1.0, np.nan]])
     figure = heatmap(values, list("abcde"), [0], [0], SHARE)
     np.testing.assert_array_equal(cells(figure)[:4, 0], viridis(0.0, 0.25, 0.5, 1.0))
-    assert special(figure, 4, 0) == NOT_FINITE
+    assert special(figure, 4, 0) == NOT_MEASURED
     assert figure.axes[1].get_ylim() == (0, 1)
     assert figure.axes[1].get_ylabel() == "share of units"
-    assert [text.get_text() for text in figure.axes[0].artists[0].get_texts()] == ["nan: not finite"]
+    assert [text.get_text() for text in figure.axes[0].artists[0].get_texts()] == ["not measured"]
 
 
 def test_curves_of_shares_have_an_axis_from_0_to_1_and_draw_zeros():

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from lightning_rwc.cells import Cell
 from lightning_rwc.findings.facts import LayerFacts, NamedLayers
@@ -18,6 +19,8 @@ _OF_KIND = {
     "no_gradient": Cell.NO_GRADIENT,
     "rounded_away": Cell.ROUNDED_AWAY,
 }
+# An expert may be routed to at some steps and not at others.
+_MOST_CHANGES = 100
 
 
 def causes_of(
@@ -54,10 +57,10 @@ def causes_of(
 
 
 class Causes:
-    """What was known of each layer at each measurement. It keeps changes only, because there are few."""
+    """What was known of each layer at each measurement: one byte each, for layers of which anything was known."""
 
     def __init__(self) -> None:
-        self._changes: dict[str, list[tuple[int, int]]] = {}
+        self._of: dict[str, bytearray] = {}
 
     def note(self, measurement: int, causes: Mapping[str, Cell]) -> None:
         """Note what is known at a measurement.
@@ -67,33 +70,38 @@ class Causes:
             causes: layer name to cause, for layers of which something is known.
 
         """
-        for layer in [*causes, *self._changes]:
-            changes = self._changes.get(layer, [(-1, 0)])
-            cause = int(causes.get(layer, Cell.VALUE))
-            if cause != changes[-1][1]:
-                self._changes.setdefault(layer, []).append((measurement, cause))
+        for layer in {**self._of, **causes}:
+            known = self._of.setdefault(layer, bytearray())
+            known.extend(bytes(measurement - len(known)))
+            known.append(causes.get(layer, Cell.VALUE))
 
     def table(self, layers: Sequence[str], measurements: int) -> npt.NDArray[np.uint8]:
         """Numbers of :class:`~lightning_rwc.cells.Cell`, of shape ``(measurements, layers)``."""
         table = np.zeros((measurements, len(layers)), np.uint8)
         for column, layer in enumerate(layers):
-            for measurement, cause in self._changes.get(layer, ()):
-                table[measurement:, column] = cause
+            known = np.frombuffer(bytes(self._of.get(layer, b"")[:measurements]), np.uint8)
+            table[: len(known), column] = known
         return table
 
     def by_step(self, steps: Sequence[int]) -> dict[str, list[tuple[int, int]]]:
-        """Layer name to the steps at which what is known changes, and to what.
+        """Layer name to the steps at which what is known changes, and to what. Of many changes, the last 100 are there.
 
         Args:
             steps: the step of each measurement.
 
         """
-        return {layer: [(steps[at], cause) for at, cause in changes] for layer, changes in self._changes.items()}
+        found = {}
+        for layer, known in self._of.items():
+            row = np.frombuffer(bytes(known[: len(steps)]), np.uint8)
+            at = np.flatnonzero(np.diff(row, prepend=np.uint8(0)))[-_MOST_CHANGES:].tolist()
+            if at:
+                found[layer] = [(steps[position], int(row[position])) for position in at]
+        return found
 
     def state_dict(self) -> dict[str, Any]:
-        """The changes, for a checkpoint."""
-        return {layer: [[*change] for change in changes] for layer, changes in self._changes.items()}
+        """What is known, for a checkpoint."""
+        return {layer: torch.tensor([*known], dtype=torch.uint8) for layer, known in self._of.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Resume from :meth:`state_dict`."""
-        self._changes = {layer: [(at, cause) for at, cause in changes] for layer, changes in state.items()}
+        self._of = {layer: bytearray(known.tolist()) for layer, known in state.items()}

@@ -152,7 +152,7 @@ class Findings:
 
     def observe(self, observation: Observation) -> None:
         """Look at a measurement."""
-        self.facts, self.suspects = (), {}
+        self.forget()
         rates, self._rates = self._rates, {}
         trends = not observation.since_start and observation.steps > 0
         if trends:
@@ -162,6 +162,10 @@ class Findings:
         if trends:
             for one in self._suspicions.found(self._told):
                 self._tell(one.kind, one.layers, one.message, observation.epoch, observation.step)
+
+    def forget(self) -> None:
+        """Let go of parameters that the last measurement was about."""
+        self.facts, self.suspects = (), {}
 
     def _look_at_facts(self, moment: Observation, rates: Mapping[int, float]) -> None:
         measurement = moment.measurement
@@ -245,7 +249,7 @@ class Findings:
             self.found.append(finding)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_gradients": None, "facts": (), "suspects": {}}
+        return self.__dict__ | {"_watched": {}, "_quiet": {}, "_gradients": None}
 
     def state_dict(self) -> dict[str, Any]:
         """The findings, and for how long rules have applied, for a checkpoint."""

@@ -194,9 +194,13 @@ class Trends:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`, also of an earlier version that lacks some of it."""
         for name, value in state.items():
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+        for name in self._FIELDS.keys() - state.keys():
+            # How a layer was before is unknown. So it has not been behind since the start.
+            new = -np.inf if name == "behind" else self._FIELDS[name]
+            setattr(self, name, np.full(len(self.layers), new))
 
 
 def _pace(moved: Numbers, rates: Numbers) -> Numbers:

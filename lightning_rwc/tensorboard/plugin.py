@@ -160,7 +160,7 @@ class RWCPlugin(TBPlugin):
                 epochs = self._scalars(request, run, [one.epoch]).get(one.epoch, [])
                 points = tensors.get(run, {}).get(one.tag, [])
                 return _described(one.quantity) | as_unit_table(
-                    points, one.shape, one.row, one.names, epochs, one.quantity
+                    points, one.shape, one.row, one.names, epochs, one.quantity, one.causes
                 )
         elif (table := tables.get((run, prefix))) is not None:
             found = self._scalars(request, run, [*table.tags, table.epoch, table.root.depth_correlation])
@@ -246,7 +246,9 @@ class RWCPlugin(TBPlugin):
                     for row, (prefix, quantity) in enumerate(contents.unit_tables.items()):
                         key = name, prefix, layer
                         tag_of_units = of.unit_values(layer)
-                        units[key] = _UnitTable(tag_of_units, of.epoch, quantity, written, names, shape, row)
+                        units[key] = _UnitTable(
+                            tag_of_units, of.epoch, quantity, written, names, shape, row, contents.causes.get(layer, ())
+                        )
         return found, units
 
 
@@ -274,6 +276,8 @@ class _UnitTable(NamedTuple):
     """Of each measurement: quantities × units."""
     row: int
     """Which of the quantities."""
+    causes: Sequence[tuple[int, int]]
+    """The steps at which the cause of the layer's standstill changes, and to which cause."""
 
 
 def _described(quantity: Quantity) -> dict[str, Any]:

@@ -63,11 +63,9 @@ def as_table(
         value_at = {datum.step: datum.value for datum in points}
         with np.errstate(over="ignore"):
             row[:] = [value_at.get(step, math.nan) for step in steps]
-    known = np.zeros(values.shape, np.uint8)
-    for row, layer in zip(known, curves, strict=True):
-        for start, cause in causes.get(layer, ()):
-            row[np.searchsorted(steps, start) :] = cause
-    return _encoded([*curves], steps, epoch_at, values, classify(values.T, known.T, linear=quantity.linear).T)
+    # A log of an earlier version has no causes.
+    known = np.stack([_row(causes.get(layer, ()), steps) for layer in curves], axis=1) if causes and curves else None
+    return _encoded([*curves], steps, epoch_at, values, classify(values.T, known, quantity).T)
 
 
 def as_unit_table(  # noqa: PLR0917
@@ -77,6 +75,7 @@ def as_unit_table(  # noqa: PLR0917
     names: Sequence[Any],
     epochs: Sequence[Datum],
     quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+    causes: Sequence[tuple[int, int]] = (),
 ) -> dict[str, Any]:
     """One quantity of the units of a layer as JSON for the tab, the most active unit first.
 
@@ -89,6 +88,7 @@ def as_unit_table(  # noqa: PLR0917
         names: the name or number of each unit.
         epochs: as for :func:`as_table`.
         quantity: likewise.
+        causes: the steps at which the cause of the layer's standstill changes, and to which cause.
 
     Returns:
         What :func:`as_table` returns, with ``of``, the number of all units. Of more than 1000 units, 1000 are there,
@@ -104,8 +104,17 @@ def as_unit_table(  # noqa: PLR0917
     rows = by_activity(values)[spread(values.shape[1], _MOST_UNITS)]
     epoch_at = dict.fromkeys(steps, math.nan) | {datum.step: datum.value for datum in epochs}
     units = [str(names[row]) for row in rows]
-    cells = classify(values, linear=quantity.linear).T[rows]
+    known = np.repeat(_row(causes, steps)[:, None], values.shape[1], axis=1) if causes else None
+    cells = classify(values, known, quantity).T[rows]
     return _encoded(units, steps, epoch_at, values.T[rows], cells) | {"of": len(names)}
+
+
+def _row(changes: Sequence[tuple[int, int]], steps: Sequence[int]) -> npt.NDArray[np.uint8]:
+    """The cause at each step."""
+    row = np.zeros(len(steps), np.uint8)
+    for start, cause in changes:
+        row[np.searchsorted(steps, start) :] = cause
+    return row
 
 
 def _encoded(
@@ -117,8 +126,8 @@ def _encoded(
 ) -> dict[str, Any]:
     reach = spans(steps)
     if len(steps) >= POINTS:
-        # TensorBoard has left out points, and the steps between the others say little. Most measurements are alike.
-        reach[:] = reach.min()
+        # TensorBoard may have left out points. Then the steps between others are multiples of what most are.
+        reach = np.minimum(reach, np.percentile(reach[1:-1], 10, method="lower"))
     return {
         "layers": layers,
         "steps": steps,
