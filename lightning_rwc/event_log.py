@@ -145,7 +145,7 @@ class EventLog:
             answer["epochs"],
             answer["steps"],
             values,
-            np.nan_to_num(np.array(answer["spans"], dtype=np.float64), nan=1.0),
+            np.array(answer["spans"], dtype=np.float64),
             _decoded(answer["cells"], "u1", shape),
             findings,
             other_prefixes=without(prefixes, chosen),

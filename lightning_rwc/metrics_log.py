@@ -35,12 +35,13 @@ class MetricsLog:
     def tables(self) -> dict[str, str]:
         """What the tags of each table start with, and what those of its callback start with."""
         header = _header(self._path)
+        prefixes = [column.removesuffix(_EPOCH) for column in header if column.endswith(_EPOCH)]
         found: dict[str, str] = {}
-        for prefix in (column.removesuffix(_EPOCH) for column in header if column.endswith(_EPOCH)):
+        # A prefix such as `rwc_l2` is no measure of the callback whose prefix is `rwc`.
+        for prefix in sorted(prefixes, key=len):
             further = (column[len(prefix) :].partition("/")[0] for column in header if column.startswith(f"{prefix}_"))
             found |= dict.fromkeys([prefix, *(prefix + root for root in further)], prefix)
-            found.pop(Tags(prefix).roots[1])
-        return found
+        return {root: prefix for root, prefix in found.items() if root not in {Tags(one).roots[1] for one in prefixes}}
 
     def read(self, prefix: str | None) -> LogTable:
         """The table that tags with ``prefix`` have; see :meth:`Log.read <lightning_rwc.logs.Log.read>`."""
@@ -71,7 +72,8 @@ class MetricsLog:
         values = np.array([[float(at[step].get(tag) or "nan") for tag in tags] for step in steps], dtype=np.float64)
         epochs = [int(float(at[step][Tags(main).epoch])) for step in steps]
         history = RWCHistory([Tags(chosen).layer_of(tag) for tag in tags], epochs, steps, values)
-        quantity = quantities().get(measure, Quantity(measure)) if measure else RELATIVE_WEIGHT_CHANGE
+        own = Quantity(measure, signed=bool((values < 0).any()))
+        quantity = quantities().get(measure, own) if measure else RELATIVE_WEIGHT_CHANGE
         findings = [] if measure else self._findings(main)
         return of_history(self._path, history, quantity, findings)._replace(other_prefixes=without(tables, chosen))
 

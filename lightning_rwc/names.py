@@ -15,7 +15,7 @@ def shown(names: Sequence[str]) -> list[str]:
     """The names for a picture: without the modules that all of them begin with, and without most of long ones.
 
     A name of more than 48 characters keeps its last two parts and all parts with a number, such as those of blocks. If
-    two names became equal, both stay as they are.
+    names became equal, they get numbers.
 
     Example:
         >>> shown(["net.encoder.0.attention", "net.encoder.1.attention"])
@@ -28,7 +28,7 @@ def shown(names: Sequence[str]) -> list[str]:
     rest = [name[start:] for name in names]
     short = [shortened(name) for name in rest]
     taken = Counter(short)
-    return [one if taken[one] == 1 else printable(name) for one, name in zip(short, rest, strict=True)]
+    return [one if taken[one] == 1 else f"{one[: LONGEST - 6]}#{number}" for number, one in enumerate(short)]
 
 
 def shared_prefix(names: Sequence[str]) -> str:

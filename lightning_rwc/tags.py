@@ -72,7 +72,7 @@ class Tags:
         return f"{self.prefix}/{name}{'_' if _LIKE_OURS.fullmatch(name) else ''}"
 
     def layer_of(self, tag: str) -> str:
-        """The name of the layer that has ``tag``.
+        """The name of the layer that has ``tag``, as tags have it: without what they leave out.
 
         Example:
             >>> [Tags("rwc").layer_of(tag) for tag in ("rwc/fc", "rwc/heatmap_", "rwc/heatmap__")]

@@ -184,6 +184,9 @@ class TerminalMap:
         if kind != Cell.VALUE:
             return _special(Cell(int(kind)), plain)
         place = self._places[column, row]
+        if np.isnan(place):
+            # A negative value of a quantity that says it has none.
+            return _special(Cell.MISSING, plain)
         return _Look(self._scale.shade(place), None, None) if plain else _Look(" ", None, self._scale.colour(place))
 
     def _column_marks(self, columns: Indices, wide: int, gutter: int) -> Iterator[Text]:

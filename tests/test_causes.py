@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Why layers did not move, at each measurement."""
 
-import gc
 import warnings
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -152,16 +150,6 @@ def test_changes_are_kept_by_measurement_and_told_by_step():
     changes = causes.by_step(range(1004))["c"]
     assert len(changes) == 100
     assert changes[-2:] == [(1002, 0), (1003, 5)]
-
-
-def test_a_measurement_keeps_no_parameter_alive():
-    module = Net()
-    weight = weakref.ref(module.dead.weight)
-    callback, trainer = fit(module)
-    del module, trainer
-    gc.collect()
-    assert weight() is None
-    assert callback.causes.shape == (3, 4)
 
 
 def test_cells_of_a_table_without_causes():

@@ -320,6 +320,20 @@ def test_one_file_of_a_log_is_read_too(logs, kind):
     assert show(path).output.splitlines()[0].startswith(str(path)[:60])
 
 
+def test_a_csv_log_of_two_callbacks_and_a_signed_measure(tmp_path):
+    columns = {"step": 9, "rwc/fc": 0.5, "rwc_l2/fc": 0.25, "rwc_mine/fc": -2.0, "rwc_l2_rotation/fc": 0.1}
+    columns |= {f"{prefix}_summary/{name}": 0 for prefix in ("rwc", "rwc_l2") for name in ("epoch", "total")}
+    path = tmp_path / "metrics.csv"
+    path.write_text(f"{','.join(columns)}\n{','.join(map(str, columns.values()))}\n")
+    log = open_log(path)
+    for prefix, value in (("rwc", 0.5), ("rwc_l2", 0.25), ("rwc_mine", -2.0), ("rwc_l2_rotation", 0.1)):
+        table = log.read(None, prefix)
+        assert table.values.tolist() == [[value]]
+        others = {"rwc", "rwc_l2", "rwc_mine", "rwc_l2_rotation"} - {prefix}
+        assert {*table.other_prefixes} == others
+        assert show(path, "--prefix", prefix).exit_code == 0
+
+
 @pytest.mark.parametrize("suffix", [".csv", ".npz", ".parquet"])
 def test_a_history_is_read(tmp_path, suffix):
     path = tmp_path / f"rwc{suffix}"

@@ -33,7 +33,8 @@ def test_each_cell_has_a_kind_by_its_value_and_the_cause_since_its_step():
     rows = {"a": [math.nan, 0.5, 0.0], "b": [0.0, 0.0, 0.0], "c": [math.inf, 0.1, math.nan], "d": [0.1, 0.2, 0.0]}
     curves = {layer: [Datum(*point) for point in zip(steps, row, strict=True)] for layer, row in rows.items()}
     epochs = [Datum(step, float(epoch)) for epoch, step in enumerate(steps)]
-    table = as_table(curves, epochs, causes={"b": [(19, 5), (49, 6)], "c": [(49, 2)], "d": [(19, 7), (49, 0)], "gone": [(9, 5)]})
+    causes = {"b": [(19, 5), (49, 6)], "c": [(49, 2)], "d": [(19, 7), (49, 0)], "gone": [(9, 5)]}
+    table = as_table(curves, epochs, causes=causes)
     # 0 value, 1 not measured, 2 not finite, 3 moved from zero, 4 zero, 5 frozen, 6 no gradient, 7 only decays
     np.testing.assert_array_equal(kinds(table), [[1, 0, 4], [4, 5, 6], [3, 0, 2], [0, 7, 4]])
     assert table["spans"] == [10, 10, 30]
