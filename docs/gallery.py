@@ -91,7 +91,7 @@ def page(cases: Iterable[Case], records: Mapping[str, Record], path: Path) -> No
             continue
         pictures = []
         for measure in ("rwc", *case.measures):
-            titles = f"{case.network}: {case.sickness}", "its healthy twin"
+            titles = _title(case), "its healthy twin"
             pair = [heatmap(records[name], measure) for name in (case.name, case.twin)]
             pictures.append(f"{case.name}.png" if measure == "rwc" else f"{case.name}-{measure}.png")
             save(side_by_side(titles, pair), path.parent / "images" / "gallery" / pictures[-1], colours=_COLOURS)
@@ -102,9 +102,13 @@ def page(cases: Iterable[Case], records: Mapping[str, Record], path: Path) -> No
     path.write_text(text, encoding="utf-8")
 
 
+def _title(case: Case) -> str:
+    return f"{case.network}: {', '.join(filter(None, (case.sickness, case.setting)))}"
+
+
 def _block(case: Case, records: Mapping[str, Record], pictures: Sequence[str]) -> str:
     record, twin = records[case.name], records[case.twin]
-    about = f"{case.network}: {case.sickness}"
+    about = _title(case)
     images = "\n\n".join(f"![{about}, beside its healthy twin](images/gallery/{picture})" for picture in pictures)
     said = [f"- `{one.kind}`, epoch {one.epoch}: {one.message}" for one in record.findings] or ["- Nothing was found."]
     accuracies = f"*{about}. Accuracy {record.accuracy:.0%}; the twin reaches {twin.accuracy:.0%}.*"

@@ -154,6 +154,8 @@ class Case:
     name: str
     network: str
     sickness: str = "healthy"
+    setting: str = ""
+    """What is different from its twin, if it is not sick."""
     layers: tuple[str, ...] = ()
     """The layers that are sick; empty if all are, or none."""
     cause: str = ""
@@ -282,16 +284,16 @@ def _sick(twin: Case, name: str, sickness: str, layers: str, cause: str, **chang
 def _cases() -> Iterator[Case]:
     mlp, resnet, transformer = HEALTHY.values()
     yield from HEALTHY.values()
-    for twin, name, setting in (
-        (mlp, "small-batches", {"batch": 16, "epochs": 6}),
-        (mlp, "every-5-steps", {"every_n_train_steps": 5}),
-        (resnet, "large-batches", {"batch": 256, "epochs": 20}),
-        (resnet, "every-10-steps", {"every_n_train_steps": 10}),
-        (transformer, "small-batches", {"batch": 32, "epochs": 6}),
-        (resnet, "adamw", {"recipe": ADAMW}),
-        (transformer, "every-2-epochs", {"epochs": 16, "every_n_epochs": 2}),
+    for twin, name, setting, changes in (
+        (mlp, "small-batches", "batches of 16", {"batch": 16, "epochs": 6}),
+        (mlp, "every-5-steps", "measured every 5 steps", {"every_n_train_steps": 5}),
+        (resnet, "large-batches", "batches of 256", {"batch": 256, "epochs": 20}),
+        (resnet, "every-10-steps", "measured every 10 steps", {"every_n_train_steps": 10}),
+        (transformer, "small-batches", "batches of 32", {"batch": 32, "epochs": 6}),
+        (resnet, "adamw", "trained by AdamW", {"recipe": ADAMW}),
+        (transformer, "every-2-epochs", "measured every 2 epochs", {"epochs": 16, "every_n_epochs": 2}),
     ):
-        yield replace(twin, name=f"{twin.name}-{name}", twin=twin.name, **setting)
+        yield replace(twin, name=f"{twin.name}-{name}", twin=twin.name, setting=setting, **changes)
     # A ResNet takes three times as much without harm.
     for network, times in (*product(("MLP", "transformer"), (3, 10)), ("ResNet-18", 10), ("ResNet-18", 30)):
         yield at_rate(network, times)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the pictures of README and docs: ``python docs/pictures.py`` writes them to ``docs/images``.
 
-It needs the packages of ``pip install -e ".[demo]"`` and about three minutes on one CPU core. The pictures of the tab
-and of ``docs/reproduction.md`` are not made here.
+It needs the packages of ``pip install -e ".[demo]"`` and about three minutes on one CPU core. ``docs/tab_picture.py``
+draws the tab. The pictures of ``docs/reproduction.md`` are not made here.
 """
 
 import re
@@ -11,10 +11,11 @@ import tempfile
 from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor, nn
@@ -134,12 +135,12 @@ class CutOff(Net):
         return self.fc(nn.functional.max_pool2d(x, 2).flatten(1))
 
 
-def fit(network: type[Net]) -> RWCCallback:
+def fit(network: type[Net], logger: Logger | Literal[False] = False) -> RWCCallback:
     """Train a network for 20 epochs, print its loss and its accuracy, and return the callback that measured it."""
     train, validation = demo_images("digits", Path("data"))
     seed_everything(1, verbose=False)
     module, rwc = network(), RWCCallback(measures=("rotation",))
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet = {"logger": logger, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_epochs=20, accelerator="cpu", callbacks=[rwc], enable_model_summary=False, **quiet)
     trainer.fit(module, DataLoader(train, batch_size=64, shuffle=True), DataLoader(validation, batch_size=512))
     loss, accuracy = (float(trainer.callback_metrics[name]) for name in ("loss", "accuracy"))
