@@ -73,9 +73,9 @@ export class App {
       set: (change) => this.choose(change),
       open: (layer) => (layer ? this.open(layer) : this.close()),
       select: (column) => this.select(column),
-      play: () => this.player.toggle(this.column, () => this.table.steps.length),
+      play: () => this.table && this.player.toggle(this.column, () => this.table?.steps.length ?? 0),
       png: () => savePng(this.main, this.fileName),
-      csv: () => saveCsv(this.table, this.layers, this.fileName),
+      csv: () => this.table && saveCsv(this.table, this.layers, this.fileName),
     });
     this.player = new Player({
       show: (column) => this.select(column),
@@ -107,7 +107,7 @@ export class App {
     this.map = new Heatmap(maps, this.view, on);
     this.comparison = new Comparison(maps, this.view, on);
     // What is not a map has columns of its own.
-    const at = (timeOf) => (cell) => this.hover(cell && {...cell, column: this.aligned.place(timeOf(cell.column))});
+    const at = (timeOf) => (cell) => this.hover(cell && this.table && {...cell, column: this.aligned.place(timeOf(cell.column))});
     this.profile = new Profile(maps, this.view, {...on, hover: at((column) => this.aligned.time(column))});
     this.key = new Key(first);
     this.panels = new Panels(side, {...on, hover: at((column) => this.aligned.curves.x[column])});
@@ -180,12 +180,14 @@ export class App {
     this.frames.ask('all');
   }
 
+  // While a table is loaded, the page still shows the one before.
   select(column) {
-    this.selection.select(column, this.table.steps);
+    if (this.table) this.selection.select(column, this.table.steps);
   }
 
   /** Select the measurement that a column of the maps shows. */
   selectPlace(place) {
+    if (!this.table) return;
     const column = this.aligned.at[0][place];
     if (column >= 0) this.select(column);
   }
@@ -199,6 +201,7 @@ export class App {
   /** Show the rows and the moment of a finding; or release them, if they are shown. */
   go(finding) {
     const {table, selection, layers} = this;
+    if (!table) return;
     if (this.chosen(finding)) return selection.set(selection.pinOnly([]));
     const rows = rowsOf(finding, table);
     const places = rows.map((row) => layers.indexOf(row)).filter((row) => row >= 0);

@@ -50,3 +50,22 @@ test('only tables that have grown are fetched again', async () => {
   assert.equal(await store.load(['a', ''], state), true);
   assert.equal(store.table('b', state), undefined);
 });
+
+test('a run is not compared with itself', () => {
+  const series = [one('a', 'rwc'), one('b', 'rwc')];
+  assert.deepEqual(choices(series, {...NOTHING, run: 'b', other: 'b'}).state.other, '');
+  assert.deepEqual(choices(series, {...NOTHING, run: 'b', other: 'a'}).state.other, 'a');
+});
+
+test('a load that ends late does not undo a later one', async () => {
+  const answers = {};
+  const store = new Store((run) => new Promise((answer) => (answers[run] = () => answer({run}))));
+  const state = {prefix: 'rwc', layer: ''};
+  store.series = [one('a', 'rwc'), one('b', 'rwc')];
+  const [first, second] = [store.load(['a'], state), store.load(['b'], state)];
+  answers.b();
+  assert.equal(await second, true);
+  answers.a();
+  assert.equal(await first, false);
+  assert.deepEqual(store.table('b', state), {run: 'b'});
+});
