@@ -16,7 +16,7 @@ import {Frames} from './frames.js';
 import {Heatmap} from './heatmap.js';
 import {help} from './help.js';
 import {Key} from './key.js';
-import {readLink, writeLink} from './links.js';
+import {followLink, readLink, spaced, writeLink} from './links.js';
 import {Notes} from './notes.js';
 import {Panels} from './panels.js';
 import {Pins} from './pins.js';
@@ -27,12 +27,16 @@ import {Readout, cellText, hasCell} from './readout.js';
 import {arrange, expression, fold, foldable} from './rows.js';
 import {colourScale} from './scales.js';
 import {DEFAULTS, Selection} from './selection.js';
-import {Store, choices} from './store.js';
+import {Store, choices, fulfils, linked} from './store.js';
 import {followTheme} from './theme.js';
 import {View} from './view.js';
 
 /** What is loaded anew when it is chosen anew. */
 const LOADED = ['run', 'other', 'prefix', 'layer', 'view', 'runs', 'group', 'scalar', 'order'];
+/** What ends the play of what was shown before. */
+const TURNED = ['run', 'prefix', 'layer', 'view'];
+// Safari takes no more than 100 addresses in 30 seconds.
+const LINK_MS = 300;
 const GROUNDS = {light: '#ffffff', dark: '#202124'};
 
 export class App {
@@ -46,12 +50,31 @@ export class App {
     this.opens = new Set();
     this.layers = [];
     this.folded = new WeakMap();
-    // A link's run may appear later, because TensorBoard reads one run after the other.
-    this.awaited = this.state.run;
-    this.touched = Boolean(this.state.run);
     this.known = new Set();
-    this.gone = [];
     this.filter = '';
+    this.linkWriter = spaced(() => writeLink(this.state, DEFAULTS), LINK_MS);
+    this.follow();
+  }
+
+  /** Begin with what a link says. */
+  follow() {
+    const {run, other, prefix, layer} = this.state;
+    // What it names may appear later, because TensorBoard reads one run after the other.
+    this.awaited = run ? {run, other, prefix, layer} : null;
+    this.touched = Boolean(run);
+    this.gone = [];
+  }
+
+  /** Show what a link says that somebody puts into the address of the open page. */
+  restore(link) {
+    Object.assign(this.state, DEFAULTS, link);
+    this.follow();
+    this.player.stop();
+    this.hovered = this.map.cursor = this.outer = null;
+    this.view.reset();
+    this.controls.restore(this.state);
+    this.reload();
+    this.frames.ask('all');
   }
 
   async start() {
@@ -64,6 +87,7 @@ export class App {
       () => this.refresh(),
       (error) => this.fail(error && `TensorBoard does not answer (${error.message}). Trying again.`),
     );
+    followLink(DEFAULTS, (link) => this.restore(link));
     new ResizeObserver(() => this.frames.ask('all')).observe(this.body);
   }
 
@@ -166,18 +190,22 @@ export class App {
 
   /** What the user does with the controls. */
   choose(change) {
-    if ('run' in change || 'other' in change) [this.awaited, this.gone] = ['', []];
+    if ('run' in change || 'other' in change) this.gone = [];
     if ('fold' in change) this.view.reset();
     this.selection.set(change);
   }
 
   changed(names) {
     this.touched = true;
-    writeLink(this.state, DEFAULTS);
-    if (LOADED.some((name) => names.includes(name))) {
-      this.load().catch((error) => this.fail(error.message));
-    }
+    this.awaited = null;
+    if (TURNED.some((name) => names.includes(name))) this.player.stop();
+    if (LOADED.some((name) => names.includes(name))) this.reload();
     this.frames.ask('all');
+    this.linkWriter();
+  }
+
+  reload() {
+    this.load().catch((error) => this.fail(error.message));
   }
 
   // While a table is loaded, the page still shows the one before.
@@ -267,19 +295,18 @@ export class App {
   async load() {
     const {series} = this.store;
     const all = this.state.view === 'all';
-    if (all) this.state.layer = '';
-    const wanted = this.awaited && series.some((one) => one.run === this.awaited) ? {run: this.awaited} : {};
-    let there = choices(series, {...this.state, ...wanted});
+    const wanted = {...linked(series, this.state, this.awaited), ...(all ? {layer: ''} : {})};
+    let there = choices(series, wanted);
     this.empty.hidden = there !== null;
     this.controls.hidden = there === null;
     this.main.hidden = there === null || all;
     this.allRuns.hidden = there === null || !all;
     if (!there) return;
     // Until the user does something, the newest run is shown, also if it appears later.
-    if (!this.touched && !this.known.has(there.runs[0])) there = choices(series, {...this.state, run: ''});
+    if (!this.touched && !this.known.has(there.runs[0])) there = choices(series, {...wanted, run: ''});
     this.known = new Set(there.runs);
-    if ('run' in wanted) this.awaited = '';
-    this.gone.push(...there.gone.filter((run) => run !== this.awaited));
+    this.gone.push(...there.gone.filter((run) => ![this.awaited?.run, this.awaited?.other].includes(run)));
+    if (this.awaited && fulfils(there.state, this.awaited)) this.awaited = null;
     Object.assign(this.state, there.state);
     this.opens = there.opens;
     this.controls.offer({...there, state: this.state});
@@ -410,9 +437,10 @@ export class App {
   showNotes(error) {
     const {state, table, kind} = this;
     const notes = this.gone.map((run) => ({text: `There is no run “${run.slice(0, 200)}” in this log any more.`}));
-    if (this.awaited) {
-      const text = `The run “${this.awaited.slice(0, 200)}” of this link is not in this log. The newest run is shown.`;
-      notes.push({text});
+    for (const name of new Set([this.awaited?.run, this.awaited?.other])) {
+      if (!name || this.known.has(name)) continue;
+      const instead = name === this.awaited.run ? ` The run “${state.run.slice(0, 200)}” is shown.` : '';
+      notes.push({text: `The run “${name.slice(0, 200)}” of this link is not in this log (yet).${instead}`});
     }
     const clear = {
       label: 'show all layers',

@@ -68,6 +68,12 @@ export class Controls {
     return this.fields[name];
   }
 
+  /** Show what nothing else than the user changes, unless a link does. */
+  restore(state) {
+    for (const name of ['filter', 'axis', 'smooth']) this.fields[name].value = state[name];
+    this.fields.fold.checked = Boolean(state.fold);
+  }
+
   set hidden(hidden) {
     this.form.hidden = hidden;
   }

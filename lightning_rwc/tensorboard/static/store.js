@@ -25,6 +25,20 @@ export function choices(series, {run, other, prefix, layer}) {
   return {runs, tables, opens: new Set(openable.map((one) => one.layer)), state: {run, other, prefix, layer}, gone};
 }
 
+/**
+ * What is chosen while a link waits for what it names, which TensorBoard may not have read yet.
+ *
+ * @param link {run, other, prefix, layer}. Until its run is there, the one that is shown stays.
+ */
+export function linked(series, state, link) {
+  if (!link) return state;
+  const there = series.some((one) => one.layer === null && one.run === link.run);
+  return {...state, ...link, run: there ? link.run : state.run};
+}
+
+/** Whether `state` has all that a link names. */
+export const fulfils = (state, link) => Object.entries(link).every(([name, value]) => !value || state[name] === value);
+
 /** The names of the runs of `series`; of those that were written at the same time, in the order of names. */
 export function newestFirst(series) {
   const newest = new Map();

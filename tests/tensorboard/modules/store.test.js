@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {Store, choices} from '../../../lightning_rwc/tensorboard/static/store.js';
+import {Store, choices, fulfils, linked} from '../../../lightning_rwc/tensorboard/static/store.js';
 
 const one = (run, prefix, layer = null, newest = 1) => ({run, prefix, layer, label: prefix, layers: 3, newest});
 const NOTHING = {run: '', other: '', prefix: '', layer: ''};
@@ -68,4 +68,20 @@ test('a load that ends late does not undo a later one', async () => {
   answers.a();
   assert.equal(await first, false);
   assert.deepEqual(store.table('b', state), {run: 'b'});
+});
+
+test('a link waits for all that it names, and the run that is shown stays meanwhile', () => {
+  const link = {run: 'a', other: 'b', prefix: 'rwc_rotation', layer: 'fc'};
+  const asked = (series, state) => choices(series, linked(series, state, link)).state;
+  const first = asked([one('c', 'rwc')], link);
+  assert.deepEqual(first, {run: 'c', other: '', prefix: 'rwc', layer: ''});
+  const newer = [one('c', 'rwc'), one('b', 'rwc', null, 2)];
+  const second = asked(newer, first);
+  assert.deepEqual(second, {run: 'c', other: 'b', prefix: 'rwc', layer: ''});
+  assert.equal(fulfils(second, link), false);
+  const third = asked([...newer, one('a', 'rwc'), one('a', 'rwc_rotation', 'fc')], second);
+  assert.deepEqual(third, link);
+  assert.equal(fulfils(third, link), true);
+  assert.equal(fulfils(third, {...link, other: '', layer: ''}), true);
+  assert.equal(linked(newer, second, null), second);
 });
