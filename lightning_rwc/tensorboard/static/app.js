@@ -2,6 +2,7 @@
 // Wires the parts of the page: what is chosen decides what is loaded, and both decide what is drawn.
 import {Aligned} from './align.js';
 import {AllRuns} from './all_runs.js';
+import {inks} from './canvas.js';
 import {looks} from './cells.js';
 import {ColourBar} from './colourbar.js';
 import {Comparison} from './comparison.js';
@@ -37,7 +38,6 @@ const LOADED = ['run', 'other', 'prefix', 'layer', 'view', 'runs', 'group', 'sca
 const TURNED = ['run', 'prefix', 'layer', 'view'];
 // Safari takes no more than 100 addresses in 30 seconds.
 const LINK_MS = 300;
-const GROUNDS = {light: '#ffffff', dark: '#202124'};
 
 export class App {
   constructor(body) {
@@ -338,7 +338,7 @@ export class App {
   }
 
   get ground() {
-    return this.dark ? GROUNDS.dark : GROUNDS.light;
+    return inks().ground;
   }
 
   drawAllRuns() {
@@ -352,7 +352,8 @@ export class App {
       wordsOf: (table, code) => this.wordsOf(table, code),
     });
     const {axis} = this.allRuns.maps;
-    this.controls.showAll({state, table: axis.tables[0], axis, error});
+    const servers = this.allRuns.groups.flatMap(({runs}) => runs.map((run) => this.store.table(run, state)));
+    this.controls.showAll({state, table: servers.find(Boolean), axis, error});
     for (const part of [this.path, this.pinList.element, this.findings.element]) part.hidden = true;
     this.notes.show([]);
     this.readout.show([], this.allRuns.summary);
@@ -490,6 +491,7 @@ export class App {
   }
 
   fail(problem) {
+    if ((problem ?? '') === this.readout.problem) return;
     this.readout.fail(problem ?? '');
     this.describe();
   }

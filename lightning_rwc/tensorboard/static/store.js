@@ -28,12 +28,12 @@ export function choices(series, {run, other, prefix, layer}) {
 /**
  * What is chosen while a link waits for what it names, which TensorBoard may not have read yet.
  *
- * @param link {run, other, prefix, layer}. Until its run is there, the one that is shown stays.
+ * @param link {run, other, prefix, layer}. Until its run is there, the one that is shown stays, alone.
  */
 export function linked(series, state, link) {
   if (!link) return state;
   const there = series.some((one) => one.layer === null && one.run === link.run);
-  return {...state, ...link, run: there ? link.run : state.run};
+  return {...state, ...link, ...(there ? {} : {run: state.run, other: ''})};
 }
 
 /** Whether `state` has all that a link names. */

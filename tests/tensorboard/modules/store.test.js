@@ -77,9 +77,11 @@ test('a link waits for all that it names, and the run that is shown stays meanwh
   assert.deepEqual(first, {run: 'c', other: '', prefix: 'rwc', layer: ''});
   const newer = [one('c', 'rwc'), one('b', 'rwc', null, 2)];
   const second = asked(newer, first);
-  assert.deepEqual(second, {run: 'c', other: 'b', prefix: 'rwc', layer: ''});
+  assert.deepEqual(second, {run: 'c', other: '', prefix: 'rwc', layer: ''});
   assert.equal(fulfils(second, link), false);
-  const third = asked([...newer, one('a', 'rwc'), one('a', 'rwc_rotation', 'fc')], second);
+  const own = [one('a', 'rwc'), one('a', 'rwc_rotation', 'fc')];
+  assert.deepEqual(asked(own, second), {...link, other: ''});
+  const third = asked([...newer, ...own], second);
   assert.deepEqual(third, link);
   assert.equal(fulfils(third, link), true);
   assert.equal(fulfils(third, {...link, other: '', layer: ''}), true);
