@@ -131,7 +131,8 @@ export class App {
     this.map = new Heatmap(maps, this.view, on);
     this.comparison = new Comparison(maps, this.view, on);
     // What is not a map has columns of its own.
-    const at = (timeOf) => (cell) => this.hover(cell && this.table && {...cell, column: this.aligned.place(timeOf(cell.column))});
+    const at = (timeOf) => (cell) =>
+      this.hover(cell && this.table && {...cell, column: this.aligned.place(timeOf(cell.column))});
     this.profile = new Profile(maps, this.view, {...on, hover: at((column) => this.aligned.time(column))});
     this.key = new Key(first);
     this.panels = new Panels(side, {...on, hover: at((column) => this.aligned.curves.x[column])});
@@ -208,7 +209,7 @@ export class App {
     this.load().catch((error) => this.fail(error.message));
   }
 
-  // While a table is loaded, the page still shows the one before.
+  // While a table is being loaded, the page still shows the one before.
   select(column) {
     if (this.table) this.selection.select(column, this.table.steps);
   }

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Asks the server again and again, as long as somebody looks.
 
-/** Call `act` now and every `milliseconds`, if it is not at work; `failed` with its error, or with null if it has none. */
+/** Call `act` now and every `milliseconds`, unless it is at work; `failed` with its error, or with null. */
 export async function poll(act, failed, {milliseconds = 5000, visible, every = setInterval} = {}) {
   visible ??= () => document.visibilityState === 'visible';
   let busy = false;
