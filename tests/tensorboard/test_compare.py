@@ -200,7 +200,7 @@ def test_by_share_of_the_run_the_ends_meet(tab):
     both.frame.select_option("select[name=by]", "share")
     both.settled()
     assert axes(both) == {"share of the run (%)"}
-    assert "&p.lightning_rwc.by=share" in both.page.url
+    assert "&p.lightning_rwc.by=share" in both.link()
     cells = scan(both, 2)
     assert cell(cells, "block.2", "step 9 · 0.05", "longer: 0.1 (epoch 0, step 24) · ÷2")
     assert cell(cells, "head", "step 29 · 0.3", "longer: 0.9 (epoch 3, step 99) · ÷3")
@@ -321,7 +321,7 @@ def test_runs_are_sorted_by_a_scalar(tab):
     sweep.frame.select_option("select[name=order]", "highest")
     sweep.wait("document.querySelector('#smallMaps figcaption').textContent.endsWith('2.2')")
     assert names(sweep) == [*reversed(runs("fast", "slow"))]
-    again = tab(**dict(re.findall(r"&p\.lightning_rwc\.(\w+)=([^&]*)", sweep.page.url.replace("%2F", "/"))))
+    again = tab(**dict(re.findall(r"&p\.lightning_rwc\.(\w+)=([^&]*)", sweep.link())))
     assert names(again) == names(sweep)
 
 

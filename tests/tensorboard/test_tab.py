@@ -172,6 +172,11 @@ class Tab:
         self.frame.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
         return self.frame.inner_text("#readout")
 
+    def link(self):
+        """The address, which is written at most every 300 ms."""
+        self.page.wait_for_timeout(400)
+        return unquote(self.page.url)
+
     def download(self, button):
         with self.page.expect_download() as download:
             self.frame.click(f"button[name={button}]")
@@ -317,7 +322,7 @@ def test_a_link_shows_the_same_view(tab):
     first.frame.locator("canvas.map").first.click(position=place)
     first.frame.locator("canvas.map").first.click(position={"x": 150, "y": place["y"]})
     first.settled()
-    link = unquote(first.page.url)
+    link = first.link()
     for part in ("run=main", "sort=name", "colour=linear", "filter=block|head", "time=9", 'pins=["block.10"]'):
         assert f"&p.lightning_rwc.{part}" in link
     first.page.reload()
@@ -388,7 +393,7 @@ def test_a_layer_opens_to_its_units_and_closes_again(tab):
     main.wait("document.querySelector('#colours').textContent === 'rotation (radians)'")
     main.settled()
     assert main.table()[0][2:] == ["0", "3", "1", "2"]
-    assert "&p.lightning_rwc.layer=block.2" in main.page.url
+    assert "&p.lightning_rwc.layer=block.2" in main.link()
     main.frame.click("button[name=back]")
     assert shown(main, units=False) == "4 of 4 layers, 3 measurements"
     assert "coloured by depth" in main.frame.inner_text("#side")
@@ -463,7 +468,7 @@ def test_play_walks_through_the_measurements_and_smoothing_leaves_the_table(tab)
     main.wait("document.querySelector('button[name=play]').textContent === 'play'")
     main.frame.fill("input[name=smooth]", "0.9")
     main.settled()
-    assert "&p.lightning_rwc.smooth=0.9" in main.page.url
+    assert "&p.lightning_rwc.smooth=0.9" in main.link()
     assert main.table() == table
 
 
@@ -611,8 +616,17 @@ def test_blocks_fold_to_the_medians_of_their_layers(tab):
     sick.frame.click("#findings button")
     sick.settled()
     assert sick.frame.inner_text("#pins") == "1"
-    assert "&p.lightning_rwc.fold=blocks" in sick.page.url
+    assert "&p.lightning_rwc.fold=blocks" in sick.link()
     assert not tab(run="main").frame.is_visible("input[name=fold]")
+
+
+def test_in_all_runs_blocks_fold_and_unfold(tab):
+    runs = tab(view="all", runs="^sick$")
+    assert "the same 4 layers in each" in runs.settled()
+    runs.frame.check("input[name=fold]")
+    assert "the same 2 layers in each" in runs.settled()
+    runs.frame.uncheck("input[name=fold]")
+    assert "the same 4 layers in each" in runs.settled()
 
 
 def test_a_run_that_is_all_nan_says_so(tab):
@@ -632,7 +646,8 @@ def test_the_newest_run_is_shown_and_a_link_to_a_run_that_is_gone_says_so(tab):
     assert newest.frame.input_value("select[name=run]") == "large"
     gone = tab(run="gone")
     assert gone.frame.input_value("select[name=run]") == "large"
-    assert gone.frame.inner_text("#notes") == "The run “gone” of this link is not in this log. The newest run is shown."
+    said = "The run “gone” of this link is not in this log (yet). The run “large” is shown."
+    assert gone.frame.inner_text("#notes") == said
     gone.frame.select_option("select[name=run]", "main")
     gone.wait("document.querySelector('#readout').textContent === '4 of 4 layers, 3 measurements'")
     assert gone.frame.inner_text("#notes") == ""
@@ -727,6 +742,29 @@ def test_fingers_and_narrow_windows(tab):
     assert both.frame.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
+def test_a_pinch_stays_when_one_finger_is_lifted(tab):
+    main = tab(run="main", touch=True)
+    fingers = main.page.context.new_cdp_session(main.page)
+    box = main.frame.locator("canvas.map").first.bounding_box()
+    left, width = box["x"] + 190, box["width"] - 200
+    middle = box["y"] + 4 + (box["height"] - 40) / 2
+
+    def touch(kind, *shares):
+        points = [{"x": left + share * width, "y": middle, "id": number} for number, share in enumerate(shares)]
+        fingers.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", 0.4)
+    touch("touchStart", 0.4, 0.6)
+    touch("touchMove", 0.3, 0.7)
+    touch("touchMove", 0.2, 0.8)
+    touch("touchEnd", 0.2)
+    touch("touchMove", 0.202)
+    touch("touchEnd")
+    # A third of the rows and of the columns is seen, in the middle.
+    assert main.hover(0, 0).startswith("block.10 · epoch 1 ")
+    assert main.hover(3, 2).startswith("block.2 · epoch 1 ")
+
+
 def test_dark_mode_follows_tensorboard(tab):
     main = tab(run="main")
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -752,7 +790,7 @@ def test_png_has_the_size_of_what_is_shown(tab):
 def test_hostile_names_are_shown_and_nothing_else(tab):
     hostile = tab(run="<i>hostile")
     names = hostile.table()[0][2:]
-    assert names == HOSTILE
+    assert names == [f"'{name}" if name == "=1+1" else name for name in HOSTILE]
     for row in range(len(HOSTILE)):
         place = hostile.pixel(row, 0, rows=6, columns=2)[1]
         hostile.frame.locator("canvas.map").first.click(position={"x": 100, "y": place["y"]})
@@ -761,6 +799,57 @@ def test_hostile_names_are_shown_and_nothing_else(tab):
     assert hostile.frame.locator("img, i, script[src]").count() == 0
     assert hostile.frame.evaluate("window.hacked") is None
     assert hostile.page.evaluate("window.hacked") is None
+
+
+def test_curves_stay_zoomed_when_something_else_changes(tab):
+    sick = tab(run="sick")
+    over = sick.frame.locator(".u-over").first
+    size = over.bounding_box()
+
+    def last():
+        """The epoch at the right end of the curves."""
+        for share in np.linspace(0.02, 0.98, 60):
+            over.hover(position={"x": size["width"] - 3, "y": size["height"] * share})
+            if said := re.search(r" · epoch (\d) ", sick.settled()):
+                return int(said[1])
+        return None
+
+    assert last() == 3
+    over.hover(position={"x": 5, "y": 20})
+    sick.page.mouse.down()
+    over.hover(position={"x": size["width"] * 0.4, "y": 20})
+    sick.page.mouse.up()
+    assert last() == 1
+    sick.frame.select_option("select[name=sort]", "name")
+    sick.settled()
+    assert last() == 1
+    over.dblclick(position={"x": 50, "y": 20})
+    assert last() == 3
+
+
+def test_buttons_keep_the_focus(tab):
+    sick = tab(run="sick")
+    sick.frame.focus("#findings button")
+    for pressed in ("true", "false", "true"):
+        sick.page.keyboard.press("Enter")
+        sick.settled()
+        assert sick.frame.get_attribute("#findings button:focus", "aria-pressed") == pressed
+    sick.frame.focus("#pins button")
+    sick.frame.select_option("select[name=sort]", "name")
+    sick.settled()
+    assert sick.frame.locator("#pins button:focus").inner_text() == "1.fc"
+
+
+def test_a_link_in_the_address_of_the_open_tab_is_followed(tab):
+    main = tab(run="main")
+    main.frame.fill("input[name=filter]", "stem")
+    assert main.settled() == "1 of 4 layers, 3 measurements"
+    main.link()
+    main.page.evaluate("location.hash = 'lightning_rwc&p.lightning_rwc.run=units&p.lightning_rwc.time=9'")
+    main.wait("document.querySelector('canvas.map').ariaLabel.startsWith('units')")
+    assert main.settled() == "4 of 4 layers, 3 measurements"
+    assert main.frame.inner_text(".profile") == "at epoch 0"
+    assert main.frame.input_value("input[name=filter]") == ""
 
 
 def test_what_has_not_grown_is_not_fetched_again(tab):
@@ -806,6 +895,31 @@ def test_live_log_grows_without_losing_the_selection(browser, tmp_path):
         assert live.frame.input_value("select[name=sort]") == "name"
         assert live.frame.inner_text(".profile") == "at epoch 1"
         live.close()
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def test_a_link_is_restored_when_its_runs_are_read(browser, tmp_path):
+    write(tmp_path / "first", LAYERS, OTHER)
+    process, address = serve(tmp_path)
+    try:
+        waiting, touched = (Tab(browser, address, run="late", other="later").drawn() for _ in range(2))
+        assert waiting.frame.locator("#notes p").all_inner_texts() == [
+            "The run “late” of this link is not in this log (yet). The run “first” is shown.",
+            "The run “later” of this link is not in this log (yet).",
+        ]
+        touched.click(touched.name(1))
+        write(tmp_path / "late", LAYERS, VALUES)
+        waiting.wait("document.querySelector('canvas.map').ariaLabel.startsWith('late')")
+        write(tmp_path / "later", LAYERS, VALUES)
+        waiting.wait("document.querySelector('select[name=other]').value === 'later'")
+        waiting.wait("document.querySelector('#notes').textContent === ''")
+        touched.wait("document.querySelector('select[name=run]').length === 3")
+        assert touched.frame.input_value("select[name=run]") == "first"
+        assert touched.frame.inner_text("#pins") == "block.10"
+        for one in (waiting, touched):
+            one.close()
     finally:
         process.terminate()
         process.wait()

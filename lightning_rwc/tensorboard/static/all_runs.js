@@ -20,7 +20,7 @@ export class AllRuns {
    * @param on.say called with what is under the pointer, in parts, and with what is shown
    */
   constructor(parent, store, fetchScalars, on) {
-    Object.assign(this, {store, fetchScalars, on, names: [], groups: [], values: {}, loaded: false});
+    Object.assign(this, {store, fetchScalars, on, names: [], groups: [], values: {}, loaded: false, turn: 0});
     this.form = add(parent, 'form', {hidden: true});
     this.section = add(parent, 'section', {id: 'allRuns', hidden: true});
     this.form.addEventListener('submit', (event) => event.preventDefault());
@@ -65,14 +65,16 @@ export class AllRuns {
     this.on.set({group: '', runs: `^${parts.join('[^/]*')}$`});
   }
 
-  /** Fetch what is shown. Returns whether anything has changed. */
+  /** Fetch what is shown. Returns whether anything has changed, unless a later call has begun. */
   async load(state) {
+    const turn = ++this.turn;
     const series = this.store.series.filter(({layer, prefix}) => layer === null && prefix === state.prefix);
     const newest = Object.fromEntries(series.map((one) => [one.run, one.newest]));
     const [{tags}, {values}] = await Promise.all([
       this.fetchScalars(),
       state.scalar ? this.fetchScalars(state.scalar) : {values: {}},
     ]);
+    if (turn !== this.turn) return false;
     const kept = filtered(Object.keys(newest), state.runs);
     this.names = kept ?? this.names.filter((name) => name in newest);
     const order = state.scalar || !['lowest', 'highest'].includes(state.order) ? state.order : 'name';
@@ -82,12 +84,13 @@ export class AllRuns {
     this.left = this.names.length - this.groups.flatMap(({runs}) => runs).length;
     this.broken = kept === null;
     this.offer({...state, order}, tags);
-    const before = this.drawn;
     this.values = values;
-    this.drawn = JSON.stringify([this.groups, values, this.left, this.broken]);
+    const drawn = JSON.stringify([this.groups, values, this.left, this.broken]);
     const loaded = await this.store.load(this.groups.flatMap(({runs}) => runs), state);
-    this.loaded = true;
-    return loaded || this.drawn !== before;
+    if (turn !== this.turn) return false;
+    const before = this.drawn;
+    Object.assign(this, {drawn, loaded: true});
+    return loaded || drawn !== before;
   }
 
   offer(state, tags) {

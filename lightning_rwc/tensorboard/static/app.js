@@ -2,6 +2,7 @@
 // Wires the parts of the page: what is chosen decides what is loaded, and both decide what is drawn.
 import {Aligned} from './align.js';
 import {AllRuns} from './all_runs.js';
+import {inks} from './canvas.js';
 import {looks} from './cells.js';
 import {ColourBar} from './colourbar.js';
 import {Comparison} from './comparison.js';
@@ -16,7 +17,7 @@ import {Frames} from './frames.js';
 import {Heatmap} from './heatmap.js';
 import {help} from './help.js';
 import {Key} from './key.js';
-import {readLink, writeLink} from './links.js';
+import {followLink, readLink, spaced, writeLink} from './links.js';
 import {Notes} from './notes.js';
 import {Panels} from './panels.js';
 import {Pins} from './pins.js';
@@ -27,13 +28,16 @@ import {Readout, cellText, hasCell} from './readout.js';
 import {arrange, expression, fold, foldable} from './rows.js';
 import {colourScale} from './scales.js';
 import {DEFAULTS, Selection} from './selection.js';
-import {Store, choices} from './store.js';
+import {Store, choices, fulfils, linked} from './store.js';
 import {followTheme} from './theme.js';
 import {View} from './view.js';
 
 /** What is loaded anew when it is chosen anew. */
 const LOADED = ['run', 'other', 'prefix', 'layer', 'view', 'runs', 'group', 'scalar', 'order'];
-const GROUNDS = {light: '#ffffff', dark: '#202124'};
+/** What ends the play of what was shown before. */
+const TURNED = ['run', 'prefix', 'layer', 'view'];
+// Safari takes no more than 100 addresses in 30 seconds.
+const LINK_MS = 300;
 
 export class App {
   constructor(body) {
@@ -46,12 +50,31 @@ export class App {
     this.opens = new Set();
     this.layers = [];
     this.folded = new WeakMap();
-    // A link's run may appear later, because TensorBoard reads one run after the other.
-    this.awaited = this.state.run;
-    this.touched = Boolean(this.state.run);
     this.known = new Set();
-    this.gone = [];
     this.filter = '';
+    this.linkWriter = spaced(() => writeLink(this.state, DEFAULTS), LINK_MS);
+    this.follow();
+  }
+
+  /** Begin with what a link says. */
+  follow() {
+    const {run, other, prefix, layer} = this.state;
+    // What it names may appear later, because TensorBoard reads one run after the other.
+    this.awaited = run ? {run, other, prefix, layer} : null;
+    this.touched = Boolean(run);
+    this.gone = [];
+  }
+
+  /** Show what a link says that somebody puts into the address of the open page. */
+  restore(link) {
+    Object.assign(this.state, DEFAULTS, link);
+    this.follow();
+    this.player.stop();
+    this.hovered = this.map.cursor = this.outer = null;
+    this.view.reset();
+    this.controls.restore(this.state);
+    this.reload();
+    this.frames.ask('all');
   }
 
   async start() {
@@ -64,6 +87,7 @@ export class App {
       () => this.refresh(),
       (error) => this.fail(error && `TensorBoard does not answer (${error.message}). Trying again.`),
     );
+    followLink(DEFAULTS, (link) => this.restore(link));
     new ResizeObserver(() => this.frames.ask('all')).observe(this.body);
   }
 
@@ -73,9 +97,9 @@ export class App {
       set: (change) => this.choose(change),
       open: (layer) => (layer ? this.open(layer) : this.close()),
       select: (column) => this.select(column),
-      play: () => this.player.toggle(this.column, () => this.table.steps.length),
+      play: () => this.table && this.player.toggle(this.column, () => this.table?.steps.length ?? 0),
       png: () => savePng(this.main, this.fileName),
-      csv: () => saveCsv(this.table, this.layers, this.fileName),
+      csv: () => this.table && saveCsv(this.table, this.layers, this.fileName),
     });
     this.player = new Player({
       show: (column) => this.select(column),
@@ -107,7 +131,8 @@ export class App {
     this.map = new Heatmap(maps, this.view, on);
     this.comparison = new Comparison(maps, this.view, on);
     // What is not a map has columns of its own.
-    const at = (timeOf) => (cell) => this.hover(cell && {...cell, column: this.aligned.place(timeOf(cell.column))});
+    const at = (timeOf) => (cell) =>
+      this.hover(cell && this.table && {...cell, column: this.aligned.place(timeOf(cell.column))});
     this.profile = new Profile(maps, this.view, {...on, hover: at((column) => this.aligned.time(column))});
     this.key = new Key(first);
     this.panels = new Panels(side, {...on, hover: at((column) => this.aligned.curves.x[column])});
@@ -166,26 +191,32 @@ export class App {
 
   /** What the user does with the controls. */
   choose(change) {
-    if ('run' in change || 'other' in change) [this.awaited, this.gone] = ['', []];
+    if ('run' in change || 'other' in change) this.gone = [];
     if ('fold' in change) this.view.reset();
     this.selection.set(change);
   }
 
   changed(names) {
     this.touched = true;
-    writeLink(this.state, DEFAULTS);
-    if (LOADED.some((name) => names.includes(name))) {
-      this.load().catch((error) => this.fail(error.message));
-    }
+    this.awaited = null;
+    if (TURNED.some((name) => names.includes(name))) this.player.stop();
+    if (LOADED.some((name) => names.includes(name))) this.reload();
     this.frames.ask('all');
+    this.linkWriter();
   }
 
+  reload() {
+    this.load().catch((error) => this.fail(error.message));
+  }
+
+  // While a table is being loaded, the page still shows the one before.
   select(column) {
-    this.selection.select(column, this.table.steps);
+    if (this.table) this.selection.select(column, this.table.steps);
   }
 
   /** Select the measurement that a column of the maps shows. */
   selectPlace(place) {
+    if (!this.table) return;
     const column = this.aligned.at[0][place];
     if (column >= 0) this.select(column);
   }
@@ -199,6 +230,7 @@ export class App {
   /** Show the rows and the moment of a finding; or release them, if they are shown. */
   go(finding) {
     const {table, selection, layers} = this;
+    if (!table) return;
     if (this.chosen(finding)) return selection.set(selection.pinOnly([]));
     const rows = rowsOf(finding, table);
     const places = rows.map((row) => layers.indexOf(row)).filter((row) => row >= 0);
@@ -264,19 +296,18 @@ export class App {
   async load() {
     const {series} = this.store;
     const all = this.state.view === 'all';
-    if (all) this.state.layer = '';
-    const wanted = this.awaited && series.some((one) => one.run === this.awaited) ? {run: this.awaited} : {};
-    let there = choices(series, {...this.state, ...wanted});
+    const wanted = {...linked(series, this.state, this.awaited), ...(all ? {layer: ''} : {})};
+    let there = choices(series, wanted);
     this.empty.hidden = there !== null;
     this.controls.hidden = there === null;
     this.main.hidden = there === null || all;
     this.allRuns.hidden = there === null || !all;
     if (!there) return;
     // Until the user does something, the newest run is shown, also if it appears later.
-    if (!this.touched && !this.known.has(there.runs[0])) there = choices(series, {...this.state, run: ''});
+    if (!this.touched && !this.known.has(there.runs[0])) there = choices(series, {...wanted, run: ''});
     this.known = new Set(there.runs);
-    if ('run' in wanted) this.awaited = '';
-    this.gone.push(...there.gone.filter((run) => run !== this.awaited));
+    this.gone.push(...there.gone.filter((run) => ![this.awaited?.run, this.awaited?.other].includes(run)));
+    if (this.awaited && fulfils(there.state, this.awaited)) this.awaited = null;
     Object.assign(this.state, there.state);
     this.opens = there.opens;
     this.controls.offer({...there, state: this.state});
@@ -308,7 +339,7 @@ export class App {
   }
 
   get ground() {
-    return this.dark ? GROUNDS.dark : GROUNDS.light;
+    return inks().ground;
   }
 
   drawAllRuns() {
@@ -322,7 +353,8 @@ export class App {
       wordsOf: (table, code) => this.wordsOf(table, code),
     });
     const {axis} = this.allRuns.maps;
-    this.controls.showAll({state, table: axis.tables[0], axis, error});
+    const servers = this.allRuns.groups.flatMap(({runs}) => runs.map((run) => this.store.table(run, state)));
+    this.controls.showAll({state, table: servers.find(Boolean), axis, error});
     for (const part of [this.path, this.pinList.element, this.findings.element]) part.hidden = true;
     this.notes.show([]);
     this.readout.show([], this.allRuns.summary);
@@ -407,9 +439,10 @@ export class App {
   showNotes(error) {
     const {state, table, kind} = this;
     const notes = this.gone.map((run) => ({text: `There is no run “${run.slice(0, 200)}” in this log any more.`}));
-    if (this.awaited) {
-      const text = `The run “${this.awaited.slice(0, 200)}” of this link is not in this log. The newest run is shown.`;
-      notes.push({text});
+    for (const name of new Set([this.awaited?.run, this.awaited?.other])) {
+      if (!name || this.known.has(name)) continue;
+      const instead = name === this.awaited.run ? ` The run “${state.run.slice(0, 200)}” is shown.` : '';
+      notes.push({text: `The run “${name.slice(0, 200)}” of this link is not in this log (yet).${instead}`});
     }
     const clear = {
       label: 'show all layers',
@@ -459,6 +492,7 @@ export class App {
   }
 
   fail(problem) {
+    if ((problem ?? '') === this.readout.problem) return;
     this.readout.fail(problem ?? '');
     this.describe();
   }

@@ -29,7 +29,8 @@ export class LineChart {
   show(x, series, {height, xName, yName, logarithmic, range, describe, nothing = 'There is no number to draw.'}) {
     const style = getComputedStyle(document.documentElement);
     const [text, line] = ['--text', '--line'].map((name) => style.getPropertyValue(name));
-    Object.assign(this, {x, series, logarithmic});
+    const zoomed = this.zoomed(x, xName);
+    Object.assign(this, {x, series, logarithmic, xName});
     const axis = {stroke: text, grid: {stroke: line, width: 0.5}, ticks: {stroke: line}, font: '11px system-ui'};
     this.holder.setAttribute('role', 'img');
     this.holder.setAttribute('aria-label', describe);
@@ -72,11 +73,20 @@ export class LineChart {
       data,
       this.holder,
     );
+    if (zoomed) this.plot.setScale('x', zoomed);
     this.above = this.plot.over.appendChild(document.createElement('canvas'));
     this.above.className = 'overlay';
     this.plot.over.addEventListener('click', () => this.near && this.on.pin?.(this.near.layer));
     this.plot.over.addEventListener('pointerleave', () => this.on.hover?.(null));
     this.overlay();
+  }
+
+  /** The part of the x axis to which the user has zoomed, or null if that is all, or not a part of the new one. */
+  zoomed(x, xName) {
+    if (!this.plot || xName !== this.xName) return null;
+    const {min, max} = this.plot.scales.x;
+    const part = min > this.x[0] || max < this.x[this.x.length - 1];
+    return part && min < x[x.length - 1] && max > x[0] ? {min, max} : null;
   }
 
   /** Write above the chart what it shows, and the name behind each colour. */

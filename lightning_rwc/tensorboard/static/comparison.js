@@ -7,7 +7,7 @@ import {readable} from './data.js';
 import {APPEARANCE, CODES, difference, inWords, reach} from './difference.js';
 import {make} from './dom.js';
 import {Heatmap} from './heatmap.js';
-import {present, swatch} from './key.js';
+import {item, present, swatch} from './key.js';
 import {diverging, ratios} from './scales.js';
 
 export class Comparison {
@@ -57,14 +57,7 @@ export class Comparison {
     this.bar.show({...scale, title: perStep ? `${title}, per step` : title});
     const kinds = present(this.table.codesOf(layers), special);
     this.key.hidden = !kinds.length;
-    this.key.replaceChildren(
-      `${title}:`,
-      ...kinds.map((look) => {
-        const item = make('li');
-        item.append(swatch(look), look.words);
-        return item;
-      }),
-    );
+    this.key.replaceChildren(`${title}:`, ...kinds.map((look) => item(swatch(look), look.words)));
   }
 
   toggle(shown) {

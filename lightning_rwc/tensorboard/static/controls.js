@@ -68,6 +68,12 @@ export class Controls {
     return this.fields[name];
   }
 
+  /** Show what nothing else than the user changes, unless a link does. */
+  restore(state) {
+    for (const name of ['filter', 'axis', 'smooth']) this.fields[name].value = state[name];
+    this.fields.fold.checked = Boolean(state.fold);
+  }
+
   set hidden(hidden) {
     this.form.hidden = hidden;
   }
@@ -88,7 +94,7 @@ export class Controls {
     this.fields.layer.parentElement.hidden = !opened.length;
   }
 
-  /** Show that all runs are drawn; `table` is any of them, and `axis` of align.js. */
+  /** Show that all runs are drawn; `table` is any of them as the server has it, and `axis` of align.js. */
   showAll({state, table, axis, error}) {
     this.form.classList.add('allRuns');
     this.showShared({state, table, kind: 'layer', axis, error});

@@ -79,10 +79,6 @@ export class Table {
     return this.values.subarray(index * this.steps.length, (index + 1) * this.steps.length);
   }
 
-  column(index) {
-    return this.layers.map((_, row) => this.values[row * this.steps.length + index]);
-  }
-
   /** Whether scales are linear, whatever the user has chosen. */
   get linear() {
     return this.signed || this.share;

@@ -3,7 +3,8 @@
 import {make} from './dom.js';
 
 export function csv(table, layers) {
-  const cell = (text) => `"${String(text).replaceAll('"', '""')}"`;
+  // A spreadsheet would take a name that begins so for a formula.
+  const cell = (text) => `"${text.replace(/^[=+@-]/, "'$&").replaceAll('"', '""')}"`;
   const head = ['epoch', 'step', ...layers].map(cell).join(',');
   const rows = table.steps.map((step, column) => {
     const values = layers.map((layer) => table.row(table.rowOf.get(layer))[column]);

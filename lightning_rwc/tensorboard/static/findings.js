@@ -57,16 +57,25 @@ export class Findings {
     this.element.hidden = findings === null;
     if (findings === null) return;
     this.element.classList.toggle('quiet', !findings.length);
-    if (!findings.length) return this.element.replaceChildren('Nothing was found.');
-    this.element.replaceChildren(...findings.map((finding) => this.button(finding, table, chosen(finding))));
+    if (!findings.length) {
+      this.shown = '';
+      return this.element.replaceChildren('Nothing was found.');
+    }
+    const names = findings.map(({layers}) => listing(layers.map((layer) => table.shortOf(layer).slice(0, 80))));
+    const shown = JSON.stringify([findings, names]);
+    // A button that is replaced loses the focus.
+    if (shown !== this.shown) {
+      this.buttons = findings.map((finding, index) => this.button(finding, names[index]));
+      this.element.replaceChildren(...this.buttons);
+    }
+    this.shown = shown;
+    findings.forEach((one, index) => this.buttons[index].setAttribute('aria-pressed', String(chosen(one))));
   }
 
-  button(finding, table, chosen) {
-    const {kind, layers, epoch, step, message} = finding;
+  button(finding, names) {
+    const {kind, epoch, step, message} = finding;
     const button = make('button', {type: 'button', title: message.slice(0, 2000)});
-    button.setAttribute('aria-pressed', String(chosen));
     add(button, 'strong', {textContent: inWords(kind).slice(0, 100)});
-    const names = listing(layers.map((layer) => table.shortOf(layer).slice(0, 80)));
     const when = `${epoch === null ? '' : `epoch ${epoch}, `}step ${step}`;
     add(button, 'span', {className: 'where', textContent: `${names} · ${when}`});
     add(button, 'span', {className: 'message', textContent: message.slice(0, 2000)});

@@ -4,6 +4,7 @@ import {EDGE, FONT, inks, sized} from './canvas.js';
 import {readable} from './data.js';
 import {add} from './dom.js';
 import {raster} from './raster.js';
+import {shapeOf} from './readout.js';
 import {blockStarts, fit} from './rows.js';
 import {paint} from './scales.js';
 
@@ -236,6 +237,12 @@ export class Heatmap {
     let drag = null;
     const place = (event) => [event.offsetX, event.offsetY];
     const share = ([x, y]) => [(x - this.box.left) / this.box.width, (y - this.box.top) / this.box.height];
+    const lift = (event) => {
+      touches.delete(event.pointerId);
+      // After a pinch, the finger that remains moves what it has left.
+      const [from] = touches.values();
+      drag = from ? {from, view: view.save(), moved: true} : null;
+    };
     canvas.addEventListener('pointerdown', (event) => {
       touches.set(event.pointerId, place(event));
       drag = {from: place(event), view: view.save(), moved: touches.size > 1};
@@ -246,7 +253,7 @@ export class Heatmap {
       if (touches.size === 2) return this.pinch(touches, event, share);
       const there = this.at(...place(event));
       canvas.style.cursor = there && there.part !== 'cell' ? 'pointer' : '';
-      const named = there?.part === 'name' ? [there.layer, this.table.shapes[there.layer]] : [];
+      const named = there?.part === 'name' ? [there.layer, shapeOf(this.table, there.layer)] : [];
       canvas.title = named.filter(Boolean).join('\n');
       if (!drag) return this.on.hover(there?.layer === undefined ? null : {layer: there.layer, column: there.column});
       const [dx, dy] = [event.offsetX - drag.from[0], event.offsetY - drag.from[1]];
@@ -256,15 +263,11 @@ export class Heatmap {
       this.on.view();
     });
     canvas.addEventListener('pointerup', (event) => {
-      touches.delete(event.pointerId);
       const there = drag && !drag.moved && this.table && this.at(...place(event));
-      if (!touches.size) drag = null;
+      lift(event);
       if (there) this.press(there);
     });
-    canvas.addEventListener('pointercancel', (event) => {
-      touches.delete(event.pointerId);
-      drag = null;
-    });
+    canvas.addEventListener('pointercancel', lift);
     canvas.addEventListener('pointerleave', (event) => event.pointerType === 'mouse' && !drag && this.on.hover(null));
     canvas.addEventListener('dblclick', () => this.zoom(0));
     canvas.addEventListener(

@@ -31,7 +31,8 @@ export class Key {
   }
 }
 
-function item(sign, words) {
+/** An entry of a key. */
+export function item(sign, words) {
   const one = make('li');
   if (sign) one.append(sign);
   add(one, 'span', {className: 'words', textContent: words});

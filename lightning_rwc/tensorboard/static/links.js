@@ -37,9 +37,53 @@ function hostWindow() {
   }
 }
 
-export const readLink = (defaults) => decode(hostWindow().location.hash, defaults);
+const ownOf = (hash) => hash.slice(1).split('&').filter((part) => part.startsWith(OWN)).join('&');
+
+/** Our part of the address as we have last read or written it. */
+let known = '';
+
+export function readLink(defaults) {
+  const {hash} = hostWindow().location;
+  known = ownOf(hash);
+  return decode(hash, defaults);
+}
 
 export function writeLink(state, defaults) {
   const host = hostWindow();
-  host.history.replaceState(host.history.state, '', encode(host.location.hash, state, defaults));
+  const hash = encode(host.location.hash, state, defaults);
+  try {
+    host.history.replaceState(host.history.state, '', hash);
+    known = ownOf(hash);
+  } catch {
+    // The browser has had too many addresses, and the next one will be right again.
+  }
+}
+
+/** Call `changed` with what a link holds that somebody puts into the address. What we write ourselves is no event. */
+export function followLink(defaults, changed) {
+  const host = hostWindow();
+  const follow = () => {
+    const {hash} = host.location;
+    // TensorBoard changes the address too, when it turns to another tab.
+    const ours = hash.slice(1).split('&')[0] === PLUGIN && ownOf(hash);
+    if (ours && ours !== known) changed(readLink(defaults));
+  };
+  host.addEventListener('hashchange', follow);
+  window.addEventListener('pagehide', () => host.removeEventListener('hashchange', follow));
+}
+
+/** `act`, at most every `milliseconds`: at once if it rests, otherwise when that time is over. */
+export function spaced(act, milliseconds, later = setTimeout) {
+  let [resting, again] = [false, false];
+  const call = () => {
+    again = resting;
+    if (resting) return;
+    resting = true;
+    later(() => {
+      resting = false;
+      if (again) call();
+    }, milliseconds);
+    act();
+  };
+  return call;
 }

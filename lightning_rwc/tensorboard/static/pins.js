@@ -10,14 +10,19 @@ export class Pins {
    * @param releaseAll called without anything
    */
   constructor(parent, release, releaseAll) {
-    Object.assign(this, {release, releaseAll});
+    Object.assign(this, {release, releaseAll, shown: ''});
     this.element = add(parent, 'div', {id: 'pins'});
   }
 
   /** @param look gives the text and the colour of a row */
   show(names, look) {
-    const buttons = names.slice(0, MOST).map((name) => {
-      const [text, colour] = look(name);
+    const looks = names.slice(0, MOST).map(look);
+    const shown = JSON.stringify([names, looks]);
+    // A button that is replaced loses the focus.
+    if (shown === this.shown) return;
+    this.shown = shown;
+    const buttons = looks.map(([text, colour], index) => {
+      const name = names[index];
       const button = make('button', {type: 'button', textContent: text.slice(0, 200), title: `unpin ${name}`});
       button.style.borderLeftColor = colour;
       button.addEventListener('click', () => this.release(name));

@@ -5,6 +5,9 @@ import {readable} from './data.js';
 
 const shortened = (name) => (name.length > 160 ? `${name.slice(0, 80)}…${name.slice(-80)}` : name);
 
+/** The shape of a layer in words, if it is known. Layers have any name, `constructor` too. */
+export const shapeOf = ({shapes}, layer) => (Object.hasOwn(shapes, layer) ? shapes[layer] : undefined);
+
 /**
  * What a cell of `table` says, as parts of a sentence.
  *
@@ -14,7 +17,7 @@ export function cellText(table, {layer, column}, {kind, perStep = false, wordsOf
   const name = kind === 'unit' ? `unit ${shortened(layer)}` : shortened(layer);
   if (table.steps[column] === null) return [name, 'not measured'];
   const epoch = table.epochs[column];
-  const shape = table.shapes[layer];
+  const shape = shapeOf(table, layer);
   const value = table.row(table.rowOf.get(layer))[column];
   const [number, words] = [readable(value), wordsOf(table.codeOf(layer, column))];
   const span = table.spans?.[column];

@@ -68,10 +68,11 @@ export class Selection {
     return {[this.pinned]: names.length ? JSON.stringify(names) : ''};
   }
 
-  /** The column of the selected measurement among `steps`. */
+  /** The column of the selected measurement among `steps`. If TensorBoard has left it out, that of the nearest one. */
   column(steps) {
-    const at = this.state.time === '' ? -1 : steps.indexOf(Number(this.state.time));
-    return at >= 0 ? at : steps.length - 1;
+    const last = steps.length - 1;
+    const away = (column) => Math.abs(steps[column] - Number(this.state.time));
+    return this.state.time === '' ? last : steps.reduce((best, _, at) => (away(at) < away(best) ? at : best), last);
   }
 
   select(column, steps) {

@@ -16,7 +16,7 @@ export function choices(series, {run, other, prefix, layer}) {
   if (!runs.length) return null;
   const gone = [run, other].filter((name) => name && !runs.includes(name));
   if (!runs.includes(run)) run = runs[0];
-  if (!runs.includes(other)) other = '';
+  if (other === run || !runs.includes(other)) other = '';
   const here = series.filter((one) => one.run === run);
   if (!here.some((one) => one.layer === (layer || null))) layer = '';
   const tables = here.filter((one) => one.layer === (layer || null));
@@ -24,6 +24,20 @@ export function choices(series, {run, other, prefix, layer}) {
   const openable = here.filter((one) => one.layer !== null && closest([one], prefix));
   return {runs, tables, opens: new Set(openable.map((one) => one.layer)), state: {run, other, prefix, layer}, gone};
 }
+
+/**
+ * What is chosen while a link waits for what it names, which TensorBoard may not have read yet.
+ *
+ * @param link {run, other, prefix, layer}. Until its run is there, the one that is shown stays, alone.
+ */
+export function linked(series, state, link) {
+  if (!link) return state;
+  const there = series.some((one) => one.layer === null && one.run === link.run);
+  return {...state, ...link, ...(there ? {} : {run: state.run, other: ''})};
+}
+
+/** Whether `state` has all that a link names. */
+export const fulfils = (state, link) => Object.entries(link).every(([name, value]) => !value || state[name] === value);
 
 /** The names of the runs of `series`; of those that were written at the same time, in the order of names. */
 export function newestFirst(series) {
@@ -38,10 +52,12 @@ export class Store {
     this.fetched = fetched;
     this.series = [];
     this.tables = {};
+    this.turn = 0;
   }
 
-  /** Fetch the tables of `runs` that are new or have grown. Returns whether any has. */
+  /** Fetch the tables of `runs` that are new or have grown. Returns whether any has, unless a later call has begun. */
   async load(runs, {prefix, layer}) {
+    const turn = ++this.turn;
     const wanted = {};
     const loadOne = async (run) => {
       const there = (one) => one.run === run && one.prefix === prefix && one.layer === (layer || null);
@@ -53,6 +69,7 @@ export class Store {
         known?.newest === series.newest ? known : {...series, table: await this.fetched(run, prefix, layer)};
     };
     await Promise.all(runs.map(loadOne));
+    if (turn !== this.turn) return false;
     const before = this.tables;
     this.tables = wanted;
     return Object.keys({...before, ...wanted}).some((key) => before[key] !== wanted[key]);

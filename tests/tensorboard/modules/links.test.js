@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {decode, encode} from '../../../lightning_rwc/tensorboard/static/links.js';
+import {decode, encode, spaced} from '../../../lightning_rwc/tensorboard/static/links.js';
 
 const DEFAULTS = {run: '', sort: 'depth', pins: ''};
 
@@ -22,4 +22,19 @@ test('unknown names and broken characters are left out', () => {
   const hash = '#x&p.lightning_rwc.secret=1&p.lightning_rwc.run=%E2%82&p.lightning_rwc.sort=name';
   assert.deepEqual(decode(hash, DEFAULTS), {sort: 'name'});
   assert.deepEqual(decode('#x&p.lightning_rwc.constructor=1', DEFAULTS), {});
+});
+
+test('what is asked for often is done now and then, and at last', () => {
+  const seen = [];
+  let [state, tick] = [0, null];
+  const call = spaced(() => seen.push(state), 300, (done) => (tick = done));
+  for (state of [1, 2, 3]) call();
+  assert.deepEqual(seen, [1]);
+  tick();
+  assert.deepEqual(seen, [1, 3]);
+  tick();
+  assert.deepEqual(seen, [1, 3]);
+  state = 4;
+  call();
+  assert.deepEqual(seen, [1, 3, 4]);
 });

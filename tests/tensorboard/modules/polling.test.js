@@ -19,3 +19,16 @@ test('it asks at once and again, says what failed, and rests where nobody looks'
   await tick();
   assert.equal(calls, 3);
 });
+
+test('it does not ask while an answer is awaited', async () => {
+  let [calls, tick, answer] = [0, null, null];
+  const act = () => (++calls === 2 ? new Promise((done) => (answer = done)) : Promise.resolve());
+  await poll(act, () => {}, {visible: () => true, every: (call) => (tick = call)});
+  const slow = tick();
+  await tick();
+  assert.equal(calls, 2);
+  answer();
+  await slow;
+  await tick();
+  assert.equal(calls, 3);
+});

@@ -39,3 +39,15 @@ test('a file of numbers has a row a measurement, and quotes names', () => {
   const expected = '"epoch","step","b","say ""a"""\r\n0,9,NaN,0.5\r\n,19,Infinity,0.25\r\n';
   assert.equal(csv(quoted, ['b', 'say "a"']), expected);
 });
+
+test('a name that begins like a formula is none in a spreadsheet', () => {
+  const layers = ['=1+1', '+a', '-"b"', '@c', 'd=e'];
+  const [head] = csv(table(layers.map(() => [1]), {layers}), layers).split('\r\n');
+  assert.equal(head, `"epoch","step","'=1+1","'+a","'-""b""","'@c","d=e"`);
+});
+
+test('a layer may have the name of what every object has', () => {
+  const odd = table([[0.5]], {layers: ['constructor']});
+  const said = cellText(odd, {layer: 'constructor', column: 0}, {kind: 'layer'});
+  assert.deepEqual(said, ['constructor', 'epoch 0', 'step 9', '0.5']);
+});

@@ -34,6 +34,13 @@ test('the newest measurement stays the newest, another one stays itself', () => 
   assert.equal(selection.column([9, 19, 29, 39]), 1);
   selection.select(2, [9, 19, 29]);
   assert.equal(selection.column([9, 19, 29, 39]), 3);
-  selection.set({time: '7'});
-  assert.equal(selection.column([9, 19]), 1);
+  assert.equal(selection.column([]), -1);
+});
+
+test('a measurement that is left out gives way to the nearest one', () => {
+  const [selection] = fresh({time: '22'});
+  assert.equal(selection.column([9, 19, 29]), 1);
+  assert.equal(selection.column([30, 40]), 0);
+  assert.equal(selection.column([]), -1);
+  assert.equal(fresh({time: 'x'})[0].column([9, 19]), 1);
 });

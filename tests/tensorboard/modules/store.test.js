@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 import assert from 'node:assert/strict';
 import {test} from 'node:test';
-import {Store, choices} from '../../../lightning_rwc/tensorboard/static/store.js';
+import {Store, choices, fulfils, linked} from '../../../lightning_rwc/tensorboard/static/store.js';
 
 const one = (run, prefix, layer = null, newest = 1) => ({run, prefix, layer, label: prefix, layers: 3, newest});
 const NOTHING = {run: '', other: '', prefix: '', layer: ''};
@@ -49,4 +49,41 @@ test('only tables that have grown are fetched again', async () => {
   assert.deepEqual(store.table('b', state), {run: 'b', prefix: 'rwc'});
   assert.equal(await store.load(['a', ''], state), true);
   assert.equal(store.table('b', state), undefined);
+});
+
+test('a run is not compared with itself', () => {
+  const series = [one('a', 'rwc'), one('b', 'rwc')];
+  assert.deepEqual(choices(series, {...NOTHING, run: 'b', other: 'b'}).state.other, '');
+  assert.deepEqual(choices(series, {...NOTHING, run: 'b', other: 'a'}).state.other, 'a');
+});
+
+test('a load that ends late does not undo a later one', async () => {
+  const answers = {};
+  const store = new Store((run) => new Promise((answer) => (answers[run] = () => answer({run}))));
+  const state = {prefix: 'rwc', layer: ''};
+  store.series = [one('a', 'rwc'), one('b', 'rwc')];
+  const [first, second] = [store.load(['a'], state), store.load(['b'], state)];
+  answers.b();
+  assert.equal(await second, true);
+  answers.a();
+  assert.equal(await first, false);
+  assert.deepEqual(store.table('b', state), {run: 'b'});
+});
+
+test('a link waits for all that it names, and the run that is shown stays meanwhile', () => {
+  const link = {run: 'a', other: 'b', prefix: 'rwc_rotation', layer: 'fc'};
+  const asked = (series, state) => choices(series, linked(series, state, link)).state;
+  const first = asked([one('c', 'rwc')], link);
+  assert.deepEqual(first, {run: 'c', other: '', prefix: 'rwc', layer: ''});
+  const newer = [one('c', 'rwc'), one('b', 'rwc', null, 2)];
+  const second = asked(newer, first);
+  assert.deepEqual(second, {run: 'c', other: '', prefix: 'rwc', layer: ''});
+  assert.equal(fulfils(second, link), false);
+  const own = [one('a', 'rwc'), one('a', 'rwc_rotation', 'fc')];
+  assert.deepEqual(asked(own, second), {...link, other: ''});
+  const third = asked([...newer, ...own], second);
+  assert.deepEqual(third, link);
+  assert.equal(fulfils(third, link), true);
+  assert.equal(fulfils(third, {...link, other: '', layer: ''}), true);
+  assert.equal(linked(newer, second, null), second);
 });
