@@ -266,15 +266,17 @@ def _pattern_and_kind(pair: str) -> tuple[str, str]:
 def _lightning_quiet() -> Iterator[None]:
     """Hide Lightning's advice, which is for authors of training scripts."""
     import_module("lightning.pytorch")  # its import sets this level
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
+    # Whichever of the two packages was imported last has the logger that both use.
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("lightning.pytorch", "pytorch_lightning"))}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)")
-        logger.setLevel(logging.WARNING)
+        for logger in levels:
+            logger.setLevel(logging.WARNING)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in levels.items():
+                logger.setLevel(level)
 
 
 @contextmanager
