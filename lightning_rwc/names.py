@@ -27,7 +27,7 @@ def shown(names: Sequence[str]) -> list[str]:
     start = len(shared_prefix(names))
     rest = [name[start:] for name in names]
     short = [shortened(name) for name in rest]
-    taken = Counter(short)
+    taken = Counter(map(shortened, {*rest}))
     return [one if taken[one] == 1 else f"{one[: LONGEST - 6]}#{number}" for number, one in enumerate(short)]
 
 
