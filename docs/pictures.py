@@ -1,27 +1,34 @@
 # SPDX-License-Identifier: Apache-2.0
 """Draws the pictures of README and docs: ``python docs/pictures.py`` writes them to ``docs/images``.
 
-It needs the packages of ``pip install -e ".[demo]"`` and about three minutes on one CPU core. The pictures of the tab
-and of ``docs/reproduction.md`` are not made here.
+It needs the packages of ``pip install -e ".[demo]"`` and about three minutes on one CPU core. ``docs/tab_picture.py``
+draws the tab. The pictures of ``docs/reproduction.md`` are not made here.
 """
 
+import re
 import shutil
 import tempfile
+from io import StringIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
+from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
+from rich.console import Console
 from torch import Tensor, nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import MultiStepLR
 from torch.utils.data import DataLoader
 
-from lightning_rwc import RWCCallback, RWCHistory
+from lightning_rwc import RWCCallback
+from lightning_rwc.cells import classify
 from lightning_rwc.demo import demo_images, run_demo
+from lightning_rwc.log_table import of_history
 from lightning_rwc.movement import quantity_of
+from lightning_rwc.terminal_map import TerminalMap
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "docs" / "images"
@@ -128,17 +135,31 @@ class CutOff(Net):
         return self.fc(nn.functional.max_pool2d(x, 2).flatten(1))
 
 
-def fit(network: type[Net]) -> dict[str, RWCHistory]:
-    """Train a network for 20 epochs, print its loss and its accuracy, and return what was measured."""
+def fit(network: type[Net], logger: Logger | Literal[False] = False) -> RWCCallback:
+    """Train a network for 20 epochs, print its loss and its accuracy, and return the callback that measured it."""
     train, validation = demo_images("digits", Path("data"))
     seed_everything(1, verbose=False)
     module, rwc = network(), RWCCallback(measures=("rotation",))
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    quiet = {"logger": logger, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = Trainer(max_epochs=20, accelerator="cpu", callbacks=[rwc], enable_model_summary=False, **quiet)
     trainer.fit(module, DataLoader(train, batch_size=64, shuffle=True), DataLoader(validation, batch_size=512))
     loss, accuracy = (float(trainer.callback_metrics[name]) for name in ("loss", "accuracy"))
     print(f"{network.__name__:20} loss {loss:7.3f}   accuracy {accuracy:6.1%}")  # noqa: T201
-    return rwc.histories
+    return rwc
+
+
+def heatmap(rwc: RWCCallback, measure: str) -> Figure:
+    """The heatmap of a measure as loggers get it."""
+    return rwc.histories[measure].plot_heatmap(quantity_of(measure), findings=rwc.findings, causes=rwc.causes)
+
+
+def terminal(rwc: RWCCallback, path: Path) -> None:
+    """Write what ``lightning-rwc show`` draws of a run."""
+    table = of_history(Path("lightning_logs/version_0"), rwc.history, quantity_of("rwc"), rwc.findings)
+    console = Console(record=True, force_terminal=True, color_system="truecolor", width=100, file=StringIO())
+    console.print(TerminalMap(table._replace(cells=classify(rwc.history.values, rwc.causes))))
+    # Without the address of a font, so that readers fetch nothing.
+    path.write_text(re.sub(r"@font-face \{.*?\}", "", console.export_svg(title="lightning-rwc show"), flags=re.S))
 
 
 class Settling(LightningModule):
@@ -191,11 +212,13 @@ PATTERNS = {
 def main() -> None:
     """Write all pictures, and print what their captions say."""
     for picture, network in PATTERNS.items():
-        histories = fit(network)
-        histories["rwc"].plot_heatmap().savefig(IMAGES / f"pattern_{picture}.png")
+        rwc = fit(network)
+        heatmap(rwc, "rwc").savefig(IMAGES / f"pattern_{picture}.png")
         if picture == "decaying":
-            histories["rotation"].plot_heatmap(quantity_of("rotation")).savefig(IMAGES / "pattern_rotation.png")
-    fit(CutOff)["rwc"].plot_heatmap().savefig(IMAGES / "sick.png")
+            heatmap(rwc, "rotation").savefig(IMAGES / "pattern_rotation.png")
+    rwc = fit(CutOff)
+    heatmap(rwc, "rwc").savefig(IMAGES / "sick.png")
+    terminal(rwc, IMAGES / "show.svg")
     settling_rotation().savefig(IMAGES / "equilibrium.png")
 
     with tempfile.TemporaryDirectory() as folder:

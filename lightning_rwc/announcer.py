@@ -3,9 +3,9 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from torch.nn import Module
 from lightning_rwc.depth import depth_correlation
 from lightning_rwc.findings.summary import summary
 from lightning_rwc.history import RWCHistory
-from lightning_rwc.loggers import LoggerOutput
+from lightning_rwc.loggers import LoggerOutput, Picture
 from lightning_rwc.metric import Measurement
 from lightning_rwc.movement import MOVEMENTS
 from lightning_rwc.options import check_heatmap, check_prefix
-from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
+from lightning_rwc.quantity import CHANGE_SINCE_START, RELATIVE_WEIGHT_CHANGE, Quantity, ScaleName
 from lightning_rwc.recorder import Recorder
+from lightning_rwc.scale import scale_of
 from lightning_rwc.tags import Tags
 
 if TYPE_CHECKING:
@@ -38,18 +39,23 @@ class Announcer:
     Args:
         prefix: the start of all tags.
         heatmap: when pictures are drawn, see :class:`~lightning_rwc.RWCCallback`.
+        scale: the scale of colours, likewise.
+        strip_prefix: what tags leave out at the start of a layer's name.
 
     Raises:
         TypeError: if ``heatmap`` is neither a bool nor an int.
-        ValueError: if ``heatmap`` is below 1, or ``prefix`` is blank.
+        ValueError: if ``heatmap`` is below 1, ``prefix`` is blank, or ``scale`` is unknown.
 
     """
 
-    def __init__(self, prefix: str, heatmap: bool | int) -> None:
+    def __init__(
+        self, prefix: str, heatmap: bool | int, scale: ScaleName | None = None, strip_prefix: str = ""
+    ) -> None:
         check_heatmap(heatmap)
         check_prefix(prefix)
-        self._tags = Tags(prefix)
-        self._heatmap = heatmap
+        scale_of(RELATIVE_WEIGHT_CHANGE, scale)
+        self._tags = Tags(prefix, strip_prefix)
+        self._heatmap, self._scale = heatmap, scale
         self._output = LoggerOutput()
         self._written: dict[str, torch.Tensor] = {}
         self.restart()
@@ -57,6 +63,9 @@ class Announcer:
     def restart(self) -> None:
         """Begin with a new history."""
         self._drawn = 0
+        self._shapes: dict[str, str] = {}
+        self._causes: dict[str, list[tuple[int, int]]] = {}
+        self._told_about, self._causes_at = (0, 0), 0
         self._next_picture = -math.inf
         self._warned: set[str] = set()
         self._foreign: set[str] = set()
@@ -106,7 +115,12 @@ class Announcer:
         tables = [*self._tables(recorder)]
         for tags, table, _ in tables[1:]:
             scalars |= {tags.layer(layer): value for layer, value in table.newest().items() if layer in row}
-        pictures = [tag for tag, _ in self._plots(recorder)] if self._heatmap else []
+        pictures = []
+        if self._heatmap:
+            pictures = [tag for tags, *_ in tables for tag in (tags.heatmap, tags.curves, tags.heatmap_hover)]
+            pictures += [
+                tag(layer) for layer in recorder.units for tag in (self._tags.unit_change, self._tags.unit_rotation)
+            ]
         texts = [self._tags.findings, *map(self._tags.unit_values, recorder.units)]
         self._find_foreign(trainer, [*scalars, *pictures, *texts])
         scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
@@ -115,7 +129,8 @@ class Announcer:
         trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
         self._output.scalars(trainer.loggers, scalars, step)
         if trainer.is_global_zero and self._tags.epoch not in self._foreign:
-            self._tell_tab(trainer, recorder, tables)
+            with self._output.survive("telling the tab of TensorBoard"):
+                self._tell_tab(trainer, recorder, tables)
         self.findings(trainer, recorder)
 
         fresh = len(history) - self._drawn
@@ -144,9 +159,26 @@ class Announcer:
             layer: table for layer, table in recorder.units.items() if tags.unit_values(layer) not in self._foreign
         }
         names = {layer: table.layers for layer, table in units.items()}
-        of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure(_ROTATION.name).prefix: _ROTATION.quantity}
+        change, rotation = _quantities_of_units(recorder)
+        of_units = {tags.prefix: change, tags.measure(_ROTATION.name).prefix: rotation}
+        if recorder.metric is not None and not self._shapes.keys() >= {*recorder.metric.layers}:
+            self._shapes |= recorder.metric.described(trainer.lightning_module)
+        # Causes may change at each measurement, and each text has all of them.
+        about = len(layers), len(recorder.findings)
+        if about != self._told_about or len(history) >= 1.1 * self._causes_at:
+            self._told_about, self._causes_at = about, len(history)
+            self._causes = recorder.causes.by_step(history.steps)
         self._output.contents(
-            trainer.loggers, tags, layers, quantities, units=names, unit_quantities=of_units, step=history.steps[-1]
+            trainer.loggers,
+            tags,
+            layers,
+            quantities,
+            units=names,
+            unit_quantities=of_units,
+            findings=recorder.findings if recorder.looks_for_findings else None,
+            causes=self._causes,
+            shapes=self._shapes,
+            step=history.steps[-1],
         )
         for layer, table in units.items():
             pair = table, recorder.unit_rotations[layer]
@@ -195,26 +227,53 @@ class Announcer:
         with self._output.survive("drawing the pictures"):
             from lightning_rwc.plotting import to_image
 
-            pictures = {tag: to_image(plot()) for tag, plot in self._plots(recorder) if tag not in self._foreign}
+            pictures, pages = {}, {}
+            makers = self._pages(recorder) if self._output.show_pages(loggers) else {}
+            for tag, plot in self._plots(recorder):
+                if tag not in self._foreign:
+                    figure = plot()
+                    pictures[tag] = to_image(figure)
+                    if tag in makers:
+                        page_tag, page = makers[tag]
+                        with self._output.survive("making the page of a picture"):
+                            pages[page_tag] = page(figure, pictures[tag])
             self._output.pictures(loggers, pictures, history.steps[-1])
+            self._output.pages(loggers, pages, history.steps[-1])
         now = time.monotonic()
         self._next_picture = now + (now - start) / _PICTURE_SHARE
 
     def _tables(self, recorder: Recorder) -> Iterator[tuple[Tags, RWCHistory, Quantity]]:
-        yield self._tags, recorder.history, RELATIVE_WEIGHT_CHANGE
+        yield self._tags, recorder.history, _quantities_of_units(recorder)[0]
         for measure, table in recorder.measures:
-            yield self._tags.measure(measure.name), table, measure.quantity
+            yield self._tags.measure(measure.name), table, _of_run(measure.quantity, recorder)
 
     def _plots(self, recorder: Recorder) -> Iterator[tuple[str, Callable[[], "Figure"]]]:
         for tags, table, quantity in self._tables(recorder):
             findings = recorder.findings if tags in (self._tags, self._tags.measure(_ROTATION.name)) else ()
-            yield tags.heatmap, partial(table.plot_heatmap, quantity, findings=findings)
+            causes = recorder.causes.table(table.layers, len(table))
+            told: dict[str, Any] = {"findings": findings, "causes": causes}
+            yield tags.heatmap, partial(table.plot_heatmap, quantity, **told, scale=self._scale)
             expected = recorder.measures.expected(table)
-            yield tags.curves, partial(table.plot_curves, quantity, expected, findings=findings)
+            yield tags.curves, partial(table.plot_curves, quantity, expected, **told)
+        change, rotation = _quantities_of_units(recorder)
         for layer, table in recorder.units.items():
-            yield self._tags.unit_change(layer), table.plot_units
+            causes = recorder.causes.table([layer], len(table)).repeat(len(table.layers), axis=1)
+            drawn: dict[str, Any] = {"causes": causes, "scale": self._scale}
+            yield self._tags.unit_change(layer), partial(table.plot_units, change, **drawn)
             rotations = recorder.unit_rotations[layer]
-            yield self._tags.unit_rotation(layer), partial(rotations.plot_units, _ROTATION.quantity)
+            yield self._tags.unit_rotation(layer), partial(rotations.plot_units, rotation, **drawn)
+
+    def _pages(self, recorder: Recorder) -> Mapping[str, tuple[str, Callable[["Figure", Picture], str]]]:
+        """For the tag of each heatmap: that of its page, and what makes the page."""
+        from lightning_rwc.hover_page import hover_page
+
+        pages = {}
+        for tags, table, quantity in self._tables(recorder):
+            if tags.heatmap_hover not in self._foreign:
+                causes = recorder.causes.table(table.layers, len(table))
+                page = partial(hover_page, history=table, quantity=quantity, causes=causes)
+                pages[tags.heatmap] = tags.heatmap_hover, page
+        return pages
 
     def _find_foreign(self, trainer: Trainer, tags: Sequence[str]) -> None:
         # A metric under one of our tags that we did not write is somebody else's. Every rank looks it up here, because
@@ -229,3 +288,14 @@ class Announcer:
                 "them; its history is complete. To log both, choose another `prefix` or rename the metric."
             )
         self._foreign.update(foreign)
+
+
+def _of_run(quantity: Quantity, recorder: Recorder) -> Quantity:
+    """``quantity`` as it is measured: changes since the start add up, so that a value per step means nothing."""
+    if recorder.metric is None or recorder.metric.relative_to == "previous" or quantity.scale != "step":
+        return quantity
+    return CHANGE_SINCE_START if quantity == RELATIVE_WEIGHT_CHANGE else quantity._replace(scale="measurement")
+
+
+def _quantities_of_units(recorder: Recorder) -> tuple[Quantity, Quantity]:
+    return _of_run(RELATIVE_WEIGHT_CHANGE, recorder), _of_run(_ROTATION.quantity, recorder)

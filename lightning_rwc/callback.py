@@ -4,6 +4,8 @@
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
+import numpy as np
+import numpy.typing as npt
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
@@ -30,9 +32,10 @@ from lightning_rwc.options import (
     check_norm,
     check_relative_to,
     check_snapshot_device,
+    check_strip_prefix,
     check_units_with_samples,
 )
-from lightning_rwc.quantity import RWC
+from lightning_rwc.quantity import RWC, ScaleName
 from lightning_rwc.recorder import Recorder
 from lightning_rwc.start import (
     hint_if_nothing_learns,
@@ -113,6 +116,11 @@ class RWCCallback(Callback):
         findings: whether to say in words what is wrong, such as layers that get no gradient or that no optimizer has.
             Each finding is a warning, and a text in loggers that take text.
         ignore_findings: kinds of findings that are not told, such as ``["burst"]``.
+        scale: the scale of colours. By default it is fixed, so that a value has the same colour in every run.
+            ``"step"`` is for values per optimizer step and ``"measurement"`` for the values themselves. ``"auto"``
+            takes its limits from the values of each picture. See :func:`~lightning_rwc.plotting.heatmap`.
+        strip_prefix: what tags leave out at the start of layers' names, such as ``"model.base_model."``. Pictures
+            leave out what all names begin with anyway. The history has whole names.
 
     Attributes:
         history: the :class:`~lightning_rwc.RWCHistory` of all measurements so far. It needs no logger.
@@ -152,6 +160,8 @@ class RWCCallback(Callback):
         units: UnitFilter = None,
         findings: bool = True,
         ignore_findings: Sequence[str] = (),
+        scale: ScaleName | None = None,
+        strip_prefix: str = "",
     ) -> None:
         super().__init__()
         check_norm(norm)
@@ -160,7 +170,8 @@ class RWCCallback(Callback):
         check_snapshot_device(snapshot_device)
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
-        self._announcer = Announcer(prefix, heatmap)
+        self._announcer = Announcer(prefix, heatmap, scale, strip_prefix)
+        check_strip_prefix(strip_prefix)
         check_findings(findings)
         check_ignore_findings(ignore_findings, KINDS)
         self._recorder = Recorder(measures, findings, ignore_findings)
@@ -179,6 +190,7 @@ class RWCCallback(Callback):
         self.every_n_train_steps = every_n_train_steps
         self.heatmap = heatmap
         self.prefix = prefix
+        self.strip_prefix = strip_prefix
         self.max_elements = max_elements
         self.snapshot_device: Literal["cpu"] | None = snapshot_device
         self.measures = measures
@@ -217,6 +229,14 @@ class RWCCallback(Callback):
     def findings(self) -> list[Finding]:
         """What is wrong, oldest finding first."""
         return self._recorder.findings
+
+    @property
+    def causes(self) -> npt.NDArray[np.uint8]:
+        """Why layers did not move, for :meth:`RWCHistory.plot_heatmap`.
+
+        Numbers of :class:`~lightning_rwc.cells.Cell` of the shape of ``history.values``; 0 where nothing is known.
+        """
+        return self._recorder.causes.table(self.history.layers, len(self.history))
 
     @property
     def _prefixes(self) -> list[str]:
@@ -258,7 +278,8 @@ class RWCCallback(Callback):
         warn_if_history_stays_behind(trainer)
         # The sanity check may still initialise lazy parameters. `on_train_start` looks again.
         if not any(is_lazy(parameter) for parameter in pl_module.parameters()):
-            require_layers(trainer, pl_module, LayerSelection(self.layers, self.group_by), self._unit_selection)
+            selection = LayerSelection(self.layers, self.group_by)
+            require_layers(trainer, pl_module, selection, self._unit_selection, self.strip_prefix)
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -368,7 +389,7 @@ class RWCCallback(Callback):
         self._initial = None
         selection = LayerSelection(self.layers, self.group_by)
         settle_reductions(trainer)
-        require_layers(trainer, pl_module, selection, self._unit_selection)
+        require_layers(trainer, pl_module, selection, self._unit_selection, self.strip_prefix)
         try:
             self._recorder.metric = RelativeWeightChange(
                 pl_module,

@@ -6,21 +6,28 @@ import shlex
 import time
 import warnings
 import webbrowser
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
 from enum import Enum
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
 
 from lightning_rwc import __version__
 from lightning_rwc.extras import MissingPackageError, install
 from lightning_rwc.findings.summary import heading, summary
 from lightning_rwc.norms import NORMS
 from lightning_rwc.terminal_table import history_table
+
+if TYPE_CHECKING:
+    from lightning_rwc.logs import Log
+
+_SECONDS_BETWEEN_LOOKS = 1.0
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -30,6 +37,21 @@ class DemoData(str, Enum):
 
     DIGITS = "digits"
     FASHION_MNIST = "fashion-mnist"
+
+
+class Rows(str, Enum):
+    """Which rows of a heatmap `show` draws."""
+
+    FIT = "fit"
+    ALL = "all"
+
+
+class ScaleChoice(str, Enum):
+    """What the colours of `show` stand for."""
+
+    STEP = "step"
+    MEASUREMENT = "measurement"
+    AUTO = "auto"
 
 
 def _print_version(asked: bool) -> None:
@@ -153,7 +175,8 @@ def checkpoints(
         quantity = quantity_of(measure)
         written = [out / f"{measure}_{name}" for name in ("history.csv", "heatmap.png", "curves.png")]
         history.save(written[0])
-        history.plot_heatmap(quantity, findings=findings).savefig(written[1])
+        # The steps between files may be unknown.
+        history.plot_heatmap(quantity, findings=findings, scale="measurement").savefig(written[1])
         history.plot_curves(quantity, findings=findings).savefig(written[2])
     Console().print(history_table(history, quantity))
     for finding in findings:
@@ -161,6 +184,35 @@ def checkpoints(
     if not findings:
         print("No finding.\n")
     print(*written, sep="\n")
+
+
+@app.command()
+def show(
+    log: Annotated[Path, typer.Argument(help="A folder of logs, an event file, a metrics.csv or a history.")],
+    *,
+    run: Annotated[str | None, typer.Option(help="Which run of a folder; default: the newest.")] = None,
+    prefix: Annotated[str | None, typer.Option(help="Which table, by what its tags start with, as rwc.")] = None,
+    scale: Annotated[ScaleChoice | None, typer.Option(help="What colours stand for; default: as in pictures.")] = None,
+    rows: Annotated[Rows, typer.Option(help="As many layers as fit the terminal, or all.")] = Rows.FIT,
+    follow: Annotated[bool, typer.Option("--follow", help="Draw again whenever the log grows, until Ctrl-C.")] = False,
+) -> None:
+    """Draw the heatmap of a log in the terminal, and say what was found."""
+    console = Console(highlight=False)
+    with _errors_as_messages("cli"):
+        from lightning_rwc.logs import open_log
+        from lightning_rwc.names import printable
+        from lightning_rwc.terminal_map import TerminalMap
+
+        source = open_log(log)
+        options: dict[str, Any] = {"scale": scale and scale.value, "every_row": rows is Rows.ALL}
+        if follow:
+            _follow(console, source, lambda: TerminalMap(source.read(run, prefix), brief=True, **options))
+            return
+        table = source.read(run, prefix)
+        console.print(TerminalMap(table, **options))
+    for option, names in (("--run", table.other_runs), ("--prefix", table.other_prefixes)):
+        if names:
+            console.print(f"\n{option} also takes: {', '.join(map(printable, names))}", markup=False)
 
 
 def _show_tab(log_dir: Path) -> None:
@@ -172,6 +224,28 @@ def _show_tab(log_dir: Path) -> None:
         webbrowser.open(address)
         while True:
             time.sleep(3600)
+
+
+def _follow(console: Console, log: "Log", draw: Callable[[], RenderableType]) -> None:
+    """Draw whenever ``log`` has grown or the terminal has another size, until Ctrl-C."""
+    from lightning_rwc.log_table import NothingYetError
+
+    shown: object = None
+    terminal = Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext()
+    with suppress(KeyboardInterrupt), terminal as live:
+        while True:
+            state = log.state(), console.size
+            if state != shown:
+                shown = state
+                try:
+                    picture = draw()
+                except NothingYetError as error:
+                    picture = Text(str(error))
+                if live is not None:
+                    live.update(picture, refresh=True)
+                else:
+                    console.print(picture)
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
 
 
 def _integers(seeds: str) -> list[int]:
@@ -192,15 +266,17 @@ def _pattern_and_kind(pair: str) -> tuple[str, str]:
 def _lightning_quiet() -> Iterator[None]:
     """Hide Lightning's advice, which is for authors of training scripts."""
     import_module("lightning.pytorch")  # its import sets this level
-    logger = logging.getLogger("lightning.pytorch")
-    level = logger.level
+    # Whichever of the two packages was imported last has the logger that both use.
+    levels = {logger: logger.level for logger in map(logging.getLogger, ("lightning.pytorch", "pytorch_lightning"))}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"lightning\.(pytorch|fabric)")
-        logger.setLevel(logging.WARNING)
+        for logger in levels:
+            logger.setLevel(logging.WARNING)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in levels.items():
+                logger.setLevel(level)
 
 
 @contextmanager

@@ -99,7 +99,7 @@ def run_demo(data: str, data_dir: Path, epochs: int, log_dir: Path) -> DemoResul
     run = Path(logger.log_dir)
     files = [run / name for name in ("rwc_heatmap.png", "rwc_curves.png", "rwc_history.csv")]
     history, findings = callback.history, callback.findings
-    history.plot_heatmap(findings=findings).savefig(files[0])
+    history.plot_heatmap(findings=findings, causes=callback.causes).savefig(files[0])
     history.plot_curves(findings=findings).savefig(files[1])
     history.save(files[2])
     return DemoResult(history, findings, float(trainer.callback_metrics["val_accuracy"]), run, files)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lightning_rwc.extras import needs
 from lightning_rwc.history_files import Content, file_format
 from lightning_rwc.layer_order import merged_order
-from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
+from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity, ScaleName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -248,21 +248,34 @@ class RWCHistory:
         return findings_of_table(self.layers, times, self.values, self.standard_errors)
 
     def plot_heatmap(
-        self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE, *, findings: "Sequence[Finding]" = ()
+        self,
+        quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+        *,
+        findings: "Sequence[Finding]" = (),
+        causes: npt.NDArray[np.uint8] | None = None,
+        scale: ScaleName | None = None,
     ) -> "Figure":
         """Draw layers × measurements, see :func:`~lightning_rwc.plotting.heatmap`."""
         from lightning_rwc.plotting import heatmap
 
-        return heatmap(self.values, self.layers, self.epochs, self.steps, quantity, findings=findings)
+        table = self.values, self.layers, self.epochs, self.steps
+        return heatmap(*table, quantity, findings=findings, causes=causes, scale=scale)
 
-    def plot_units(self, quantity: Quantity = RELATIVE_WEIGHT_CHANGE) -> "Figure":
+    def plot_units(
+        self,
+        quantity: Quantity = RELATIVE_WEIGHT_CHANGE,
+        *,
+        causes: npt.NDArray[np.uint8] | None = None,
+        scale: ScaleName | None = None,
+    ) -> "Figure":
         """Draw units × measurements, the most active unit at the top, see :func:`~lightning_rwc.plotting.unit_heatmap`.
 
         It is for the tables in ``callback.units`` and ``callback.unit_rotations``.
         """
         from lightning_rwc.plotting import unit_heatmap
 
-        return unit_heatmap(self.values, self.layers, self.epochs, self.steps, quantity)
+        table = self.values, self.layers, self.epochs, self.steps
+        return unit_heatmap(*table, quantity, causes=causes, scale=scale)
 
     def plot_curves(
         self,
@@ -270,12 +283,13 @@ class RWCHistory:
         expected: npt.NDArray[np.float64] | None = None,
         *,
         findings: "Sequence[Finding]" = (),
+        causes: npt.NDArray[np.uint8] | None = None,
     ) -> "Figure":
         """Draw every layer's curve in one chart, see :func:`~lightning_rwc.plotting.curves`."""
         from lightning_rwc.plotting import curves
 
         table = self.values, self.layers, self.epochs, self.steps
-        return curves(*table, quantity, expected=expected, findings=findings)
+        return curves(*table, quantity, expected=expected, findings=findings, causes=causes)
 
 
 def _table(argument: str, values: npt.ArrayLike, shape: tuple[int, int]) -> npt.NDArray[np.float64]:

@@ -43,6 +43,7 @@ _MATRIX_MODULES = (
     _ConvNd,
 )
 _NAMES_IN_ERROR = 20
+_DESCRIBED = 3
 
 
 class FoundLayers(dict[str, dict[str, Parameter]]):
@@ -180,7 +181,7 @@ class LayerSelection:
                     raise TypeError(f"`group_by` must return a string, but returned {name!r} for {found.name!r}.")
             return names
         if self._group_by is not None:
-            return [".".join(found.module.split(".")[: self._group_by]) or found.name for found in tracked]
+            return [_grouped(found, self._group_by) for found in tracked]
         siblings = Counter(found.module for found in tracked)
         names = [
             found.module if found.module and found.stands_for_module and siblings[found.module] == 1 else found.name
@@ -188,6 +189,33 @@ class LayerSelection:
         ]
         taken = Counter(names)
         return [name if taken[name] == 1 else found.raw for name, found in zip(names, tracked, strict=True)]
+
+
+def _grouped(found: "_Found", depth: int) -> str:
+    parts = found.module.split(".")
+    # A parameter such as `class_token` belongs to no child of its module, and is not all of it.
+    is_bare = not found.module or (len(parts) < depth and not found.stands_for_module)
+    return found.name if is_bare else ".".join(parts[:depth])
+
+
+def described(layers: FoundLayers) -> dict[str, str]:
+    """What each layer is: its modules' classes and its parameters' shapes.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(3, 2))
+        >>> described(LayerSelection().find(net))
+        {'0': 'Linear 2×3'}
+
+    """
+    return {
+        layer: ", ".join(
+            f"{type(layers.modules[name]).__name__ if name in layers.modules else 'Parameter'} "
+            f"{'×'.join(map(str, parameter.shape))}"
+            for name, parameter in [*parameters.items()][:_DESCRIBED]
+        )
+        + (f" and {len(parameters) - _DESCRIBED} more" if len(parameters) > _DESCRIBED else "")
+        for layer, parameters in layers.items()
+    }
 
 
 class _Found(NamedTuple):

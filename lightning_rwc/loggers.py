@@ -21,6 +21,7 @@ from lightning_rwc.trainer_state import class_names
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
 PictureWriter: TypeAlias = Callable[[Any, str, Picture, int], None]
+PageWriter: TypeAlias = Callable[[Any, str, str, int], None]
 # A function of the logger, the tag, all findings so far, and how many of them it was told before.
 FindingsWriter: TypeAlias = Callable[[Any, str, Sequence[Finding], int], None]
 
@@ -103,6 +104,27 @@ class LoggerOutput:
                     with self.survive(f"logging pictures to {_class_name(logger)}"):
                         _PICTURE_WRITERS[name](logger, tag, picture, step)
 
+    @staticmethod
+    def show_pages(loggers: Iterable[Logger]) -> bool:
+        """Whether any of ``loggers`` can show a page."""
+        return any(_supported(logger, _PAGE_WRITERS) is not None for logger in loggers)
+
+    def pages(self, loggers: Iterable[Logger], pages: Mapping[str, str], step: int) -> None:
+        """Log ``pages`` at ``step`` to loggers that can show them.
+
+        Args:
+            loggers: the loggers.
+            pages: tag to HTML.
+            step: the step.
+
+        """
+        for logger in loggers:
+            name = _supported(logger, _PAGE_WRITERS)
+            if name is not None:
+                for tag, page in pages.items():
+                    with self.survive(f"logging pages to {_class_name(logger)}"):
+                        _PAGE_WRITERS[name](logger, tag, page, step)
+
     def findings(self, loggers: Iterable[Logger], tag: str, findings: Sequence[Finding], told: int) -> None:
         """Write findings to loggers that take text.
 
@@ -128,6 +150,9 @@ class LoggerOutput:
         *,
         units: Mapping[str, Sequence[str]],
         unit_quantities: Mapping[str, Quantity],
+        findings: Sequence[Finding] | None,
+        causes: Mapping[str, Sequence[tuple[int, int]]],
+        shapes: Mapping[str, str],
         step: int,
     ) -> None:
         """Tell the tab in TensorBoard what the log holds, if that has changed. Call it after :meth:`scalars`.
@@ -139,10 +164,19 @@ class LoggerOutput:
             quantities: what the tags of a table start with, to its quantity.
             units: the names of the units of each layer that :meth:`units` writes.
             unit_quantities: the table that each row of their values belongs to, with its quantity.
+            findings: all findings so far, oldest first, or ``None`` if nobody looks for them.
+            causes: layer to the steps at which the cause of its standstill changes, and to which cause.
+            shapes: layer to the shapes of its parameters.
             step: the step.
 
         """
-        contents = [*layers], dict(quantities), {layer: [*names] for layer, names in units.items()}
+        contents = (
+            [*layers],
+            dict(quantities),
+            {layer: [*names] for layer, names in units.items()},
+            None if findings is None else [*findings],
+            {layer: [*changes] for layer, changes in causes.items()},
+        )
         for position, logger in enumerate(loggers):
             if "TensorBoardLogger" in class_names(logger) and self._contents.get(position) != contents:
                 with self.survive(f"logging the layers to {_class_name(logger)}"):
@@ -152,7 +186,8 @@ class LoggerOutput:
                         {_with_prefix(logger, root): quantity for root, quantity in tables.items()}
                         for tables in (quantities, unit_quantities)
                     )
-                    told = Contents([*layers], named, dict(units), of_units if units else {})
+                    about = Contents([*layers], named, dict(units), of_units if units else {}, findings, causes, shapes)
+                    told = about._replace(strip=tags.strip)
                     writer = cast(Any, logger).experiment.file_writer
                     writer.add_summary(summary(_with_prefix(logger, tags.layers), told), step)
                     self._contents[position] = contents
@@ -282,6 +317,21 @@ _PICTURE_WRITERS: dict[str, PictureWriter] = {
     "CometLogger": _comet,
     "LitLogger": _lit,
 }
+
+
+def _page_to_wandb(logger: Any, tag: str, page: str, step: int) -> None:
+    # A chart of W&B's own needs a preset on its server, and those have other colours. A table cannot be coloured.
+    import wandb
+
+    logger.log_metrics({tag: wandb.Html(page, inject=False)}, step=step)
+
+
+def _page_to_mlflow(logger: Any, tag: str, page: str, step: int) -> None:
+    # Each page has all measurements so far, so the newest replaces the one before.
+    logger.experiment.log_text(logger.run_id, page, f"{_mlflow_key(logger, tag)}.html")
+
+
+_PAGE_WRITERS: dict[str, PageWriter] = {"WandbLogger": _page_to_wandb, "MLFlowLogger": _page_to_mlflow}
 
 
 def _findings_to_tensorboard(logger: Any, tag: str, findings: Sequence[Finding], told: int) -> None:

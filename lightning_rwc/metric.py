@@ -6,7 +6,7 @@ import weakref
 from collections.abc import Callable, Sequence
 from operator import is_
 from types import NoneType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torchmetrics.utilities import rank_zero_warn
 
 from lightning_rwc.functional import Sums, change_ratio, sums_dtype
 from lightning_rwc.layer_order import merged_order
-from lightning_rwc.layers import GroupBy, LayerFilter, Layers, LayerSelection
+from lightning_rwc.layers import FoundLayers, GroupBy, LayerFilter, Layers, LayerSelection, described
 from lightning_rwc.movement import MOVEMENTS, Evidence, check_movements, rotation
 from lightning_rwc.norms import Norm, definition
 from lightning_rwc.options import (
@@ -429,6 +429,10 @@ class RelativeWeightChange(Metric):
         if not self.is_of(module):
             self._module = weakref.ref(module)
         return self._found
+
+    def described(self, module: Module) -> dict[str, str]:
+        """What each layer is: layer name to classes and shapes."""
+        return described(cast(FoundLayers, self.tracked(module)))
 
     def is_of(self, module: Module) -> bool:
         """Whether ``module`` is the module that was measured last."""

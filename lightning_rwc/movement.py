@@ -196,7 +196,7 @@ MOVEMENTS = {
     for movement in (
         Movement(
             "rotation",
-            Quantity("rotation (radians)", zero="0: did not rotate"),
+            Quantity("rotation (radians)", zero="0: did not rotate", scale="step"),
             lambda evidence: rotation(evidence.sums),
             _rotation_error,
         ),

@@ -71,6 +71,12 @@ def check_prefix(prefix: str) -> None:
         raise ValueError(f"`prefix` must be a string that is not blank, such as 'rwc', but got {prefix!r}.")
 
 
+def check_strip_prefix(strip_prefix: str) -> None:
+    """Raise ``TypeError`` unless ``strip_prefix`` is a string."""
+    if not isinstance(strip_prefix, str):
+        raise TypeError(f"`strip_prefix` must be a string, such as 'model.base_model.', but got {strip_prefix!r}.")
+
+
 def check_findings(findings: bool) -> None:
     """Raise ``TypeError`` unless ``findings`` is a bool."""
     if not isinstance(findings, bool):

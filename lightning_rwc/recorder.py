@@ -13,7 +13,9 @@ from torch.nn import Module
 from torch.optim import Optimizer
 
 from lightning_rwc.cadence import Cadence
+from lightning_rwc.cells import Cell
 from lightning_rwc.equilibrium import EQUILIBRIUM, EquilibriumForecast
+from lightning_rwc.findings.causes import Causes, causes_of
 from lightning_rwc.findings.facts import Observation, Thaw
 from lightning_rwc.findings.finding import Finding
 from lightning_rwc.findings.findings import Findings
@@ -58,6 +60,8 @@ class Recorder:
         """Layer to the rotations of its units."""
         self.forecast: EquilibriumForecast | None = None
         """Follows the optimizers, if rotations are compared with a prediction."""
+        self.causes = Causes()
+        """Why layers did not move, as far as it is known."""
         self._observer = Findings(self._ignored_findings)
         self.metric: RelativeWeightChange | None = None
         """What measures relative weight change, or None if nothing can be measured."""
@@ -138,7 +142,20 @@ class Recorder:
                     thaw=self._thaw,
                 )
                 self._observer.observe(observation)
+        with self._looking():
+            self.causes.note(len(self.history) - 1, self._causes(measurement, metric, module))
+            self._observer.forget()
         return measurement
+
+    def _causes(self, measurement: Measurement | None, metric: RelativeWeightChange, module: Module) -> dict[str, Cell]:
+        # Layers that are not measured any more, and all layers if a measurement fails.
+        causes = dict.fromkeys(self.history.layers, Cell.MISSING)
+        if measurement is None or (measurement.spans_ranks and all(map(math.isnan, measurement.values.values()))):
+            return causes
+        for layer in measurement.values:
+            del causes[layer]
+        observer = self._observer
+        return causes | causes_of(measurement.values, metric.tracked(module), observer.facts, observer.suspects)
 
     def _measure(self, metric: RelativeWeightChange, module: Module, cadence: Cadence) -> Measurement | None:
         compare = self.looks_for_findings and self._batches >= _BATCHES_TO_COMPARISON
@@ -241,6 +258,7 @@ class Recorder:
             "units": {layer: table.state_dict() for layer, table in self.units.items()},
             "unit_rotations": {layer: table.state_dict() for layer, table in self.unit_rotations.items()},
             "findings": self._observer.state_dict(),
+            "causes": self.causes.state_dict(),
             "forecast": self.forecast.state_dict() if self.forecast is not None else None,
         }
 
@@ -255,6 +273,7 @@ class Recorder:
         if self.forecast is not None:
             self.forecast.load_state_dict(state["forecast"])
         self._observer.load_state_dict(state["findings"])
+        self.causes.load_state_dict(state.get("causes", {}))
 
 
 def _ratios(rotations: Readings, layers: Layers, forecast: EquilibriumForecast) -> Readings:

@@ -16,7 +16,6 @@ from matplotlib.font_manager import FontProperties, findfont
 from matplotlib.text import Text
 from PIL import Image, ImageDraw, ImageFont
 
-_MAX_NAME = 48
 _PARTS = re.compile(r"[^.]*\.|[^.]+")
 
 
@@ -65,13 +64,6 @@ def _drawn(font: ImageFont.FreeTypeFont, text: str) -> Image.Image:
     image = Image.new("L", (round(font.getlength(text)), sum(font.getmetrics())))
     ImageDraw.Draw(image).text((0, 0), text, 255, font)
     return image
-
-
-def short(name: str) -> str:
-    """Return ``name`` in printable form; a name of more than 48 characters loses its middle."""
-    name = "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in name)
-    half = _MAX_NAME // 2
-    return name if len(name) <= _MAX_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
 def text_width(texts: Sequence[str], font_size: float) -> float:

@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Checks at the start of a fit: errors and warnings."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from lightning_rwc.layers import Layers, LayerSelection
-from lightning_rwc.tags import find_shared
+from lightning_rwc.tags import Tags, find_shared
 from lightning_rwc.trainer_state import class_names
 from lightning_rwc.units import UnitColumns, UnitSelection
 
@@ -48,7 +49,7 @@ def refuse_shared_tags(prefixes: Sequence[Sequence[str]]) -> None:
 
 
 def require_layers(
-    trainer: Trainer, pl_module: LightningModule, selection: LayerSelection, units: UnitSelection
+    trainer: Trainer, pl_module: LightningModule, selection: LayerSelection, units: UnitSelection, strip_prefix: str
 ) -> None:
     """Raise if there is nothing to track, or if ranks do not track the same layers. This is a collective.
 
@@ -62,6 +63,7 @@ def require_layers(
     try:
         layers = selection.require(pl_module)
         units.require(layers)
+        _require_tags(layers, strip_prefix)
         answer = repr({layer: [*parameters] for layer, parameters in layers.items()})
     except Exception as raised:
         error = raised
@@ -73,6 +75,22 @@ def require_layers(
         raise ValueError(
             "The ranks do not track the same layers: `layers` and `group_by` must select the same on every rank. "
             "If you pass a function, it must not depend on the rank or on the rank's part of a parameter."
+        )
+
+
+def _require_tags(layers: Iterable[str], strip_prefix: str) -> None:
+    """Raise unless tags without ``strip_prefix`` are shorter, and still tell layers apart."""
+    names = [*layers]
+    if strip_prefix and not any(name.startswith(strip_prefix) for name in names):
+        raise ValueError(
+            f"`strip_prefix={strip_prefix!r}` is at the start of no layer's name. The first one is {names[0]!r}."
+        )
+    tags = {name: Tags("", strip_prefix).layer(name) for name in names}
+    taken = Counter(tags.values())
+    if shared := next((name for name, tag in tags.items() if taken[tag] > 1), None):
+        raise ValueError(
+            f"With `strip_prefix={strip_prefix!r}` the layer {shared!r} would have the tag of another one. Choose a "
+            "shorter prefix."
         )
 
 

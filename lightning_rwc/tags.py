@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 # TensorBoard's writer adds the second part to the tag of a text.
-_LIKE_OURS = re.compile(r"(heatmap|curves|findings(/text_summary)?)_*")
+_LIKE_OURS = re.compile(r"(heatmap(_hover)?|curves|findings(/text_summary)?)_*")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Tags:
     ``{prefix}_summary/layers``              text     the layers and measures, for the RWC tab of TensorBoard only
     ``{prefix}_summary/units/{layer}``       tensor   change and rotation of each unit of a layer, for that tab only
     ``{prefix}/heatmap``                     image    layers × measurements, every measurement so far
+    ``{prefix}/heatmap_hover``               page     the heatmap, with the numbers under the pointer (W&B, MLflow)
     ``{prefix}/curves``                      image    every layer's curve in one chart, coloured by depth
     ``{prefix}/findings``                    text     what is wrong with the training, in words
     ``{prefix}_{measure}/{layer}``           scalar   a further measure of one layer
@@ -33,10 +34,12 @@ class Tags:
     ``{prefix}_units/{layer}/rotation``      image    the rotations of the same units
     ======================================== ======== ===========================================================
 
-    A layer that is itself named ``heatmap``, ``curves`` or ``findings`` gets another tag: see :meth:`layer`.
+    A layer that is itself named ``heatmap``, ``heatmap_hover``, ``curves`` or ``findings`` gets another tag: see
+    :meth:`layer`.
 
     Args:
         prefix: what the tags start with.
+        strip: what tags leave out at the start of a layer's name.
 
     Example:
         >>> Tags("rwc").layer("encoder.conv1")
@@ -45,28 +48,43 @@ class Tags:
         'l2_summary/total'
         >>> Tags("rwc").measure("strength").layer("encoder.conv1")
         'rwc_strength/encoder.conv1'
+        >>> Tags("rwc", strip="model.model.").layer("model.model.encoder.conv1")
+        'rwc/encoder.conv1'
 
     """
 
     prefix: str = "rwc"
+    strip: str = ""
 
     def layer(self, name: str) -> str:
         """The scalar tag of the layer ``name``.
 
-        A name that is ``heatmap``, ``curves`` or ``findings``, or one of them followed by underscores, gets one more
-        underscore. So does ``findings/text_summary``, which is what TensorBoard makes of the tag of findings. So no
-        layer has the tag of a picture or of a text, and no two layers have the same tag.
+        A name that is ``heatmap``, ``heatmap_hover``, ``curves`` or ``findings``, or one of them followed by
+        underscores, gets one more underscore. So does ``findings/text_summary``, which is what TensorBoard makes of the
+        tag of findings. So no layer has the tag of a picture, a page or a text, and no two layers have the same tag.
 
         Example:
             >>> [Tags("rwc").layer(name) for name in ("fc", "heatmap", "heatmap_")]
             ['rwc/fc', 'rwc/heatmap_', 'rwc/heatmap__']
 
         """
+        name = self._stripped(name)
         return f"{self.prefix}/{name}{'_' if _LIKE_OURS.fullmatch(name) else ''}"
+
+    def layer_of(self, tag: str) -> str:
+        """The name of the layer that has ``tag``, as tags have it: without what they leave out.
+
+        Example:
+            >>> [Tags("rwc").layer_of(tag) for tag in ("rwc/fc", "rwc/heatmap_", "rwc/heatmap__")]
+            ['fc', 'heatmap', 'heatmap_']
+
+        """
+        name = tag.removeprefix(f"{self.prefix}/")
+        return name[:-1] if name.endswith("_") and _LIKE_OURS.fullmatch(name) else name
 
     def measure(self, name: str) -> "Tags":
         """The tags of the further measure ``name``."""
-        return Tags(f"{self.prefix}_{name}")
+        return Tags(f"{self.prefix}_{name}", self.strip)
 
     def unit_change(self, layer: str) -> str:
         """The image tag of the relative weight changes of the units of ``layer``.
@@ -76,11 +94,14 @@ class Tags:
             'rwc_units/encoder.conv1/change'
 
         """
-        return f"{self.units}/{layer}/change"
+        return f"{self.units}/{self._stripped(layer)}/change"
 
     def unit_rotation(self, layer: str) -> str:
         """The image tag of the rotations of the units of ``layer``."""
-        return f"{self.units}/{layer}/rotation"
+        return f"{self.units}/{self._stripped(layer)}/rotation"
+
+    def _stripped(self, layer: str) -> str:
+        return layer.removeprefix(self.strip) or layer
 
     def unit_values(self, layer: str) -> str:
         """The tag under which the RWC tab of TensorBoard finds the units of ``layer``."""
@@ -115,6 +136,11 @@ class Tags:
     def heatmap(self) -> str:
         """The image tag of the heatmap."""
         return f"{self.prefix}/heatmap"
+
+    @property
+    def heatmap_hover(self) -> str:
+        """The tag of the heatmap as a page."""
+        return f"{self.prefix}/heatmap_hover"
 
     @property
     def curves(self) -> str:

@@ -387,6 +387,12 @@ class Summary(NodeStrength):
         ({"every_n_train_steps": 0}, ValueError, "`every_n_train_steps` must be at least 1, but got 0"),
         ({"every_n_epochs": 2, "every_n_train_steps": 5}, ValueError, "exclude each other: give one of them"),
         ({"heatmap": 0}, ValueError, "`heatmap` must be at least 1, but got 0"),
+        (
+            {"strip_prefix": None},
+            TypeError,
+            "`strip_prefix` must be a string, such as 'model.base_model.', but got None",
+        ),
+        ({"scale": "log"}, ValueError, "`scale` must be one of step, measurement, auto, but got 'log'"),
         ({"heatmap": "yes"}, TypeError, "`heatmap` must be an int, but got 'yes'"),
         ({"prefix": " "}, ValueError, "`prefix` must be a string that is not blank"),
         ({"measures": (Summary(),)}, ValueError, "could give one tag to two things"),

@@ -19,6 +19,7 @@ from tensorboard.util.tensor_util import make_ndarray
 from lightning_rwc import RWCCallback, RWCHistory
 from lightning_rwc.announcer import Announcer
 from lightning_rwc.findings import Finding
+from lightning_rwc.findings.causes import Causes
 from lightning_rwc.findings.marks import concerned, shown_at
 from lightning_rwc.findings.summary import summary
 from lightning_rwc.loggers import LoggerOutput
@@ -53,7 +54,9 @@ class Run:
     def __init__(self, *loggers, rank=0, measures=(), heatmap=False):
         self.trainer = SimpleNamespace(loggers=[*loggers], is_global_zero=rank == 0, callback_metrics={})
         tables = MeasureTables(measures)
-        self.recorder = SimpleNamespace(history=RWCHistory(), measures=tables, units={}, unit_rotations={}, findings=[])
+        empty = {"units": {}, "unit_rotations": {}, "findings": [], "metric": None, "causes": Causes()}
+        empty["looks_for_findings"] = True
+        self.recorder = SimpleNamespace(history=RWCHistory(), measures=tables, **empty)
         self.announcer = Announcer("rwc", heatmap)
 
     def tell(self, *findings):
@@ -345,12 +348,13 @@ def test_the_legend_names_marks_and_keeps_its_distance_from_them():
         figure = draw(values, LAYERS, EPOCHS, STEPS, findings=[found(LAYERS, 7)])
         assert names_in_legends(figure)[:2] == ["finding", "0: did not move"]
         to_image(figure)
-        lowest = min(text.get_window_extent().y0 for text in figure.axes[0].artists[0].get_texts())
+        key = [text.get_window_extent() for text in figure.axes[0].artists[0].get_texts()]
+        assert max(box.y1 for box in key) < figure.axes[0].xaxis.label.get_window_extent().y0
+        assert min(box.y0 for box in key) > 0
         [marks] = [line for line in figure.axes[0].lines if line.get_marker() == "v"]
         [(_, y)] = marks.get_transform().transform(marks.get_xydata())
-        assert lowest > y + marks.get_markersize() / 2 / 72 * figure.dpi
-        highest = max(text.get_window_extent().y1 for text in figure.axes[0].artists[0].get_texts())
-        assert highest < figure.bbox.y1
+        above = [text.get_window_extent().y0 for text in figure.texts if text.get_text() and text.get_rotation() == 0]
+        assert min(above) > y + marks.get_markersize() / 2 / 72 * figure.dpi
 
 
 def test_findings_about_all_layers_or_none_mark_no_row():

@@ -90,6 +90,20 @@ def test_gradients_vanish_if_rates_fall_towards_the_input():
     assert trends_of(*[mixed] * 3, rule="vanishing")[2] == [[]] * 3
 
 
+def test_layers_that_rounding_stops_are_named_with_those_behind_which_they_are():
+    row = moves([0, 0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3])
+    trends, kinds, said = trends_of(*[row] * 3, rule="vanishing")
+    assert said[-1] == [0, 1, 2, 3, 4, 5]
+    assert "down to 1e-05 of the fastest" in RULES["vanishing"].message(trends, kinds, np.arange(8) < 6)
+    # A learning rate of 0 freezes them, which is meant.
+    frozen = moves(row.changes, rates=[0, 0, *[1] * 6])
+    assert trends_of(*[frozen] * 3, rule="vanishing")[2][-1] == [2, 3, 4, 5]
+
+
+def test_a_new_head_is_no_vanishing_gradient():
+    assert trends_of(*[moves([1e-5, 1e-5, 2e-5, 2e-5, 1e-2])] * 3, rule="vanishing")[2] == [[]] * 3
+
+
 def test_weight_decay_does_not_hide_that_gradients_vanish():
     row = moves([1e-2] * 6, rotations=[1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2])
     assert trends_of(*[row] * 3, rule="vanishing")[2][-1] == [0, 1, 2, 3]
@@ -105,6 +119,27 @@ def test_a_layer_is_out_of_line_with_those_of_its_kind_only():
     assert trends_of(*[row] * 3, kinds=other, rule="out_of_line")[2] == [[]] * 3
     own_rate = moves(row.changes, rates=[1, 1, 1, 1, 1, 1e-4])
     assert trends_of(*[own_rate] * 3, rule="out_of_line")[2] == [[]] * 3
+
+
+def test_a_layer_is_behind_if_it_was_so_from_the_start():
+    behind, calm = moves([1e-2, 2e-2, 1e-2, 2e-2, 2e-4]), moves([1e-2] * 5)
+    assert trends_of(*[behind] * 3, rule="out_of_line")[2] == [[], [], [4]]
+    # A gate that saturates.
+    assert trends_of(calm, *[behind] * 4, rule="out_of_line")[2] == [[]] * 5
+    # A new head.
+    ahead = moves([1e-2, 2e-2, 1e-2, 2e-2, 1.0])
+    assert trends_of(*[ahead] * 3, rule="out_of_line")[2] == [[]] * 3
+
+
+def test_a_burst_of_one_layer_may_be_smaller_over_many_steps():
+    calm = moves([1e-2] * 4)
+    for others, steps, found in ((1e-2, 10, [1]), (3e-2, 10, []), (1e-2, 5, [])):
+        rows = [moves(calm.changes, steps=steps)] * 10
+        *_, said = trends_of(*rows, moves([others, 0.1, others, others], steps=steps), rule="burst")
+        assert said == [[]] * 10 + [found]
+    # Nobody knows whether others would have moved.
+    frozen = moves([math.nan, 1e-2, 1e-2, 1e-2])
+    assert trends_of(*[frozen] * 10, moves([math.nan, 0.1, 1e-2, 1e-2]), rule="burst")[2] == [[]] * 11
 
 
 def test_a_burst_is_faster_than_all_before():

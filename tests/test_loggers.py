@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every supported logger, offline, by reading back what it stored."""
 
+import base64
 import csv
 import json
 import re
@@ -195,6 +196,15 @@ def test_wandb_offline(tmp_path):
         shown = {row["trainer/global_step"]: row[f"{tag}/filenames"] for row in rows if f"{tag}/filenames" in row}
         assert list(shown) == STEPS
         assert all(is_picture(run / "files" / name) for name in shown[STEPS[-1]])
+    pages = {
+        row["trainer/global_step"]: row["rwc/heatmap_hover/path"] for row in rows if "rwc/heatmap_hover/path" in row
+    }
+    assert [*pages] == STEPS
+    page = (run / "files" / pages[STEPS[-1]]).read_text()
+    assert page.startswith("<!doctype html>")
+    content = json.loads(re.search(r"const content = (.*);", page)[1])
+    values = np.frombuffer(base64.b64decode(content["values"]), "<f4").reshape(len(LAYERS), len(STEPS))
+    np.testing.assert_allclose(values, [expected[f"rwc/{layer}"] for layer in LAYERS], rtol=1e-6)
     prefixed = {key for row in rows for key in row if key.startswith("my")}
     assert {"my-rwc/fc", "my-rwc/heatmap/filenames"} <= prefixed
 
@@ -260,6 +270,8 @@ def test_mlflow_local_store(tmp_path, mlflow_logger):
     pictures = [path for path in mlflow_pictures(logger) if re.match("rwc.heatmap.step", path.name)]
     assert len(pictures) == 3
     assert is_picture(pictures[-1])
+    page = Path(client.download_artifacts(run, "rwc/heatmap_hover.html"))
+    assert json.loads(re.search(r"const content = (.*);", page.read_text())[1])["layers"] == LAYERS
 
 
 @pytest.mark.integration

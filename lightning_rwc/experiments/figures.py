@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from lightning_rwc.drawing import log_ticks
 from lightning_rwc.experiments.groups import paper_groups
 from lightning_rwc.experiments.results import RECORDED, Array, Results
 from lightning_rwc.norms import Norm
-from lightning_rwc.plotting import log_ticks
 
 _CMAP = colormaps["viridis"]
 

@@ -46,7 +46,9 @@ def write_report(out: Path) -> Path:
         "groups": group_curves(results),
         "depth": depth_profile(results),
         "layers": layer_curves(results, "l1"),
-        "heatmap": plotting.heatmap(results.curves["l1"].mean(axis=0), results.layers, epochs, epochs),
+        "heatmap": plotting.heatmap(
+            results.curves["l1"].mean(axis=0), results.layers, epochs, epochs, scale="measurement"
+        ),
     }
     for norm, curves in results.curves.items():
         _seed_means(curves, results.layers).to_csv(out / f"curves_{norm}.csv", index=False)

@@ -69,6 +69,10 @@ class Findings:
         self._has_looked_at_start = False
         self._suspicions = Suspicions()
         self._has_thawed = False
+        self.facts: Sequence[LayerFacts] = ()
+        """What was seen at the last measurement, if there was a reason to look."""
+        self.suspects: dict[str, list[LayerFacts]] = {}
+        """Kind of finding to the layers to which its rule applied at the last measurement, told or not."""
 
     def started(self, thaw: Thaw | None, epoch: int, step: int) -> None:
         """Look at what is promised for this fit.
@@ -148,6 +152,7 @@ class Findings:
 
     def observe(self, observation: Observation) -> None:
         """Look at a measurement."""
+        self.forget()
         rates, self._rates = self._rates, {}
         trends = not observation.since_start and observation.steps > 0
         if trends:
@@ -157,6 +162,10 @@ class Findings:
         if trends:
             for one in self._suspicions.found(self._told):
                 self._tell(one.kind, one.layers, one.message, observation.epoch, observation.step)
+
+    def forget(self) -> None:
+        """Let go of parameters that the last measurement was about."""
+        self.facts, self.suspects = (), {}
 
     def _look_at_facts(self, moment: Observation, rates: Mapping[int, float]) -> None:
         measurement = moment.measurement
@@ -168,7 +177,7 @@ class Findings:
             self._steps, self._quiet, self._watched = {}, {}, {}
             return
         looks = (gradients or _gradients(moment.layers)).fetch()
-        facts = facts_of(moment, holders_of(moment.optimizers, rates), looks)
+        self.facts = facts = facts_of(moment, holders_of(moment.optimizers, rates), looks)
         if thaw is not None:
             # A promise is kept once. Layers that are frozen again later may be meant to be.
             self._has_thawed = self._has_thawed or any(is_thawed(one) for one in facts if one.name in thaw.layers)
@@ -189,6 +198,7 @@ class Findings:
         self._had_gradients = False
         for rule in CERTAIN:
             suspects, before = rule.suspects(scene), self._steps.get(rule.kind, {})
+            self.suspects[rule.kind] = suspects
             steps = {
                 layer.name: max(
                     moment.steps + (0 if moment.since_start else before.get(layer.name, 0)),

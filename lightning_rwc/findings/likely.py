@@ -32,10 +32,14 @@ LEAST_GROWTH = 0.5
 LEAST_PATH = 0.01
 # So many decades lie between a layer and the range of the others of its kind.
 OUT_OF_LINE = 3.0
+# So many are enough if it has been behind them since the start. A gate that saturates falls behind later.
+BEHIND = 1.5
 # So many decades lie between the first third and the last third of the layers of a kind.
-FALL = 2.5
+FALL = 1.5
 # By so many decades a measurement is faster than all before it.
 BURST = 1.2
+# So many are enough if no other layer rises with it, and it is not a matter of a few steps, which are noisy.
+BURST_ALONE = 0.8
 # A layer is compared with so many others, over so many windows or measurements.
 LAYERS, WINDOWS, MEASUREMENTS = 4, 3, 10
 
@@ -133,21 +137,27 @@ def _vanishing(trends: Trends, kinds: Kinds) -> Chosen:
         return chosen
     for numbers in _members(trends, kinds):
         paces = trends.learning_pace[numbers]
-        third = max(len(numbers) // 3, 1)
+        third = len(numbers) // 3
         last = paces[-third:].mean()
-        if last - paces[:third].mean() > FALL and _is_rising(paces):
-            chosen[numbers[paces < last - FALL / 2]] = True
+        # A single layer is no third: a new head may move much more than the rest.
+        if third > 1 and last - paces[:third].mean() > FALL and _is_rising(paces):
+            slow = numbers[paces < last - FALL / 2]
+            chosen[slow] = True
+            # Rounding stops those that would move even less.
+            alike = (kinds.numbers == kinds.numbers[slow[0]]) & (trends.rate == trends.rate[slow[0]])
+            chosen[: slow[0]] |= (alike & (trends.learning_pace == STOPPED))[: slow[0]]
     trends.windows_behind = trends.windows_behind + 1 if chosen.any() else 0
     return chosen if trends.windows_behind >= WINDOWS else _nowhere(trends)
 
 
 def _is_rising(paces: Numbers) -> bool:
     ranks = paces.argsort().argsort()
-    return bool(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1] > 0.9)
+    return bool(np.corrcoef(ranks, np.arange(len(ranks)))[0, 1] > 0.7)
 
 
 def _vanishing_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
-    slow, fast = trends.learning_pace[chosen].min(), np.nanmax(trends.learning_pace)
+    paces = trends.learning_pace[chosen]
+    slow, fast = paces[paces > STOPPED].min(), np.nanmax(trends.learning_pace)
     return (
         f"Likely gradients vanish towards the input: layer by layer, {listing(trends.names(chosen))} move ever less, "
         f"down to {10 ** (slow - fast):.1g} of the fastest layer. Add normalisation or residual connections, use ReLU "
@@ -158,14 +168,16 @@ def _vanishing_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
 def _out_of_line(trends: Trends, kinds: Kinds) -> Chosen:
     if not trends.ends_window:
         return _nowhere(trends)
-    outside = _nowhere(trends)
+    outside, behind = _nowhere(trends), _nowhere(trends)
     for numbers in _members(trends, kinds):
         order = numbers[trends.learning_pace[numbers].argsort()]
         paces = trends.learning_pace[order]
         outside[order[0]] = paces[1] - paces[0] > OUT_OF_LINE
         outside[order[-1]] = paces[-1] - paces[-2] > OUT_OF_LINE
+        behind[order[0]] = paces[1] - paces[0] > BEHIND
     trends.out_of_line = np.where(outside, trends.out_of_line + 1, 0.0)
-    return trends.out_of_line >= WINDOWS
+    trends.behind = np.where(behind, trends.behind + 1, -np.inf)
+    return (trends.out_of_line >= WINDOWS) | (trends.behind >= WINDOWS)
 
 
 def _out_of_line_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
@@ -187,7 +199,17 @@ def _out_of_line_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
 
 
 def _burst(trends: Trends, kinds: Kinds) -> Chosen:
-    return (trends.rise > BURST) & (trends.times_moved > MEASUREMENTS) & np.isfinite(trends.path)
+    known = (trends.times_moved > MEASUREMENTS) & np.isfinite(trends.path)
+    return known & ((trends.rise > BURST) | _rises_alone(trends))
+
+
+def _rises_alone(trends: Trends) -> Chosen:
+    """The one layer that moves more than before while no other does, over ten steps or more."""
+    alone, moving = _nowhere(trends), np.flatnonzero(np.isfinite(trends.rise))
+    if trends.last_steps >= WINDOW and len(moving) >= LAYERS:
+        *_, second, first = moving[trends.rise[moving].argsort()]
+        alone[first] = trends.rise[first] - max(trends.rise[second], 0) > BURST_ALONE
+    return alone
 
 
 def _burst_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.transforms import ScaledTranslation
 
 if TYPE_CHECKING:
@@ -46,20 +47,21 @@ def concerned(findings: "Sequence[Finding]", layers: Sequence[str]) -> Indices:
     return np.array([row for row, layer in enumerate(layers) if layer in named], dtype=np.intp)
 
 
-def mark_columns(axes: Axes, x: npt.NDArray[Any], *, lines: bool = False) -> list[Line2D]:
-    """Set triangles above ``x``, with dotted lines below them if ``lines``.
-
-    Returns:
-        The entry of the legend, if there is any mark.
-
-    """
-    if not x.size:
+def column_key(marked: npt.NDArray[Any], *, lines: bool = False) -> list[Patch | Line2D]:
+    """The entry of a key for :func:`mark_columns`, if there is any mark."""
+    if not marked.size:
         return []
+    return [Line2D([], [], color="black", marker="v", linestyle=":" if lines else "", label=FINDING)]
+
+
+def mark_columns(axes: Axes, x: npt.NDArray[Any], *, lines: bool = False) -> None:
+    """Set triangles above ``x``, with dotted lines below them if ``lines``."""
+    if not x.size:
+        return
     if lines:
         for one in x:
             axes.axvline(one, color="0.4", linestyle=":", linewidth=0.8, zorder=0.5)
     _triangles(axes, x, "v", MARK)
-    return [Line2D([], [], color="black", marker="v", linestyle=":" if lines else "", label=FINDING)]
 
 
 def mark_rows(axes: Axes, y: Indices, size: float) -> None:

@@ -35,7 +35,7 @@ def summary(history: RWCHistory, findings: Sequence[Finding], frozen: Sequence[s
     """
     count = f"{len(history)} measurement{'' if len(history) == 1 else 's'} of {len(history.layers)} layer"
     lines = [f"Relative weight change: {count}{'' if len(history.layers) == 1 else 's'}"]
-    lines += [_line(finding) for finding in findings[:_MOST_FINDINGS]] or ["No finding."]
+    lines += [headline(finding) for finding in findings[:_MOST_FINDINGS]] or ["No finding."]
     if len(findings) > _MOST_FINDINGS:
         lines.append(f"{len(findings) - _MOST_FINDINGS} more findings.")
     means = {layer: mean for layer, mean in _means(history).items() if layer not in frozen}
@@ -55,7 +55,8 @@ def heading(finding: Finding) -> str:
     return f"Finding {finding.kind!r} at epoch {finding.epoch}, step {finding.step}"
 
 
-def _line(finding: Finding) -> str:
+def headline(finding: Finding) -> str:
+    """What was found, when, in which layers, and the first sentence of its message."""
     # A point inside a number, a name or an abbreviation ends no sentence.
     first = re.split(r"(?<=[.!?])\s+(?=[A-Z`'])", finding.message, maxsplit=1)[0]
     layers = listing(finding.layers)

@@ -2,12 +2,13 @@
 """What is likely wrong with a run, looked for at each measurement."""
 
 import math
+import weakref
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lightning_rwc.findings.facts import NamedLayers, Observation, moves_of
+from lightning_rwc.findings.facts import Observation, moves_of
 from lightning_rwc.findings.kinds import Kinds, kinds_of
 from lightning_rwc.findings.likely import LIKELY, LikelyRule
 from lightning_rwc.findings.trends import Moves, Trends
@@ -31,7 +32,7 @@ class Suspicions:
 
     def __init__(self, kinds: Kinds | None = None) -> None:
         self.trends = Trends()
-        self._layers: NamedLayers | None = None
+        self._layers: weakref.ref[Any] | None = None
         self._sizes: list[int] = []
         self._kinds = kinds or Kinds()
 
@@ -47,11 +48,12 @@ class Suspicions:
         groups = [group for one in observation.optimizers for group in one.param_groups]
         sizes = [len(group["params"]) for group in groups]
         names = [*observation.measurement.values]
-        if observation.layers is not self._layers or sizes != self._sizes or names != self.trends.layers:
+        seen = self._layers() if self._layers is not None else None
+        if observation.layers is not seen or sizes != self._sizes or names != self.trends.layers:
             # A layer that the model has no longer stays in the table.
             layers = {name: observation.layers.get(name, {}) for name in names}
             self._kinds = kinds_of(observation.module, layers, observation.optimizers)
-            self._layers, self._sizes = observation.layers, sizes
+            self._layers, self._sizes = weakref.ref(observation.layers), sizes
         known = np.array([*(rates.get(id(group), math.nan) for group in groups), math.nan])
         moves = moves_of(observation, known[self._kinds.groups])
         if stuck:

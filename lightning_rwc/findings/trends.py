@@ -60,6 +60,7 @@ class Trends:
         "rotation_peak": np.nan,
         "recent": 0.0,
         "out_of_line": 0.0,
+        "behind": 0.0,
         "_path_before": 0.0,
         "_highest_pace": np.nan,
         "_highest_rate": 0.0,
@@ -92,6 +93,8 @@ class Trends:
     """The sum of relative weight changes a step in the last window."""
     out_of_line: Numbers
     """For how many windows in a row each layer has been out of line."""
+    behind: Numbers
+    """For how many windows each layer has been behind those of its kind since it began; ``-inf`` if not in all."""
 
     _path_before: Numbers
     _highest_pace: Numbers
@@ -104,6 +107,8 @@ class Trends:
         self.layers: list[str] = []
         self.steps = 0
         """The optimizer steps so far."""
+        self.last_steps = 0
+        """Those of the last measurement."""
         self.planned_steps = math.inf
         """How many optimizer steps the run will take."""
         self.windows = 0
@@ -145,6 +150,7 @@ class Trends:
         root = max(moves.steps, 1) ** 0.5
         with np.errstate(all="ignore"):
             self.steps += moves.steps
+            self.last_steps = moves.steps
             self.growth = self.growth + np.where(np.isinf(moves.changes), np.nan, np.log1p(moves.growths))
             self.path = self.path + np.where(np.isnan(moves.changes), 0.0, moves.changes)
             self.pace = _pace(moves.changes / root, moves.rates)
@@ -188,9 +194,13 @@ class Trends:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from :meth:`state_dict`."""
+        """Resume from :meth:`state_dict`, also of an earlier version that lacks some of it."""
         for name, value in state.items():
             setattr(self, name, value.numpy() if isinstance(value, torch.Tensor) else value)
+        for name in self._FIELDS.keys() - state.keys():
+            # How a layer was before is unknown. So it has not been behind since the start.
+            new = -np.inf if name == "behind" else self._FIELDS[name]
+            setattr(self, name, np.full(len(self.layers), new))
 
 
 def _pace(moved: Numbers, rates: Numbers) -> Numbers:

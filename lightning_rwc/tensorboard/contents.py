@@ -3,6 +3,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_TENSOR, Summary, SummaryMetadata
@@ -10,7 +11,8 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.compat.proto.tensor_shape_pb2 import TensorShapeProto
 from tensorboard.compat.proto.types_pb2 import DT_FLOAT, DT_STRING
 
-from lightning_rwc.quantity import Quantity
+from lightning_rwc.findings.finding import Finding
+from lightning_rwc.quantity import SCALES, Quantity
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +38,15 @@ class Contents(NamedTuple):
     """Layer to the names of its units, or to a range of their numbers."""
     unit_tables: Mapping[str, Quantity] = {}
     """For each row of a :func:`unit_summary`: the table of layers that it belongs to, and what its numbers are."""
+    findings: Sequence[Finding] | None = None
+    """What is wrong, oldest finding first, or ``None`` if nobody looked for it."""
+    causes: Mapping[str, Sequence[tuple[int, int]]] = {}
+    """Layer to the steps at which the cause of its standstill changes, and to which number of
+    :class:`~lightning_rwc.cells.Cell`."""
+    shapes: Mapping[str, str] = {}
+    """Layer to its modules' classes and its parameters' shapes."""
+    strip: str = ""
+    """What tags leave out at the start of a layer's name."""
 
 
 def summary(tag: str, contents: Contents) -> Summary:
@@ -64,6 +75,9 @@ def summary(tag: str, contents: Contents) -> Summary:
     if contents.units:
         content["units"] = {layer: _shortened(names) for layer, names in contents.units.items()}
         content["unit_tables"] = _described(contents.unit_tables)
+    if contents.findings is not None:
+        content["findings"] = [asdict(finding) for finding in contents.findings]
+    content |= {"causes": dict(contents.causes), "shapes": dict(contents.shapes), "strip": contents.strip}
     tensor = TensorProto(
         dtype=DT_STRING, tensor_shape=TensorShapeProto(), string_val=[json.dumps(content).encode("ascii")]
     )
@@ -89,15 +103,22 @@ def read(text: Any) -> Contents | None:
         content = json.loads(text)
         if content["version"] != _VERSION:
             return None
-        content = {"units": {}, "unit_tables": []} | content
+        content = {"units": {}, "unit_tables": [], "findings": None, "causes": {}, "shapes": {}, "strip": ""} | content
         layers = [*dict.fromkeys(content["layers"])]
         tables, unit_tables = (_quantities(content[name]) for name in ("tables", "unit_tables"))
         units = {layer: _names(names) for layer, names in content["units"].items()}
-        for name in [*layers, *units]:
+        told = content["findings"]
+        findings = None if told is None else tuple(_finding(**one) for one in told)
+        causes = {
+            layer: [(int(step), _byte(cause)) for step, cause in changes]
+            for layer, changes in content["causes"].items()
+        }
+        shapes = {layer: shape for layer, shape in content["shapes"].items() if shape.encode()}
+        for name in [content["strip"], *layers, *units]:
             name.encode()  # only text, and only what can be in a tag
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         return None
-    return Contents(layers, tables, units, unit_tables)
+    return Contents(layers, tables, units, unit_tables, findings, causes, shapes, content["strip"])
 
 
 def _of(tag: str, tensor: TensorProto, content: bytes) -> Summary:
@@ -107,18 +128,29 @@ def _of(tag: str, tensor: TensorProto, content: bytes) -> Summary:
 
 
 def _described(tables: Mapping[str, Quantity]) -> list[dict[str, Any]]:
-    return [
-        {"root": root, "label": one.label, "signed": one.signed, "share": one.share} for root, one in tables.items()
-    ]
+    return [{"root": root, **one._asdict()} for root, one in tables.items()]
 
 
 def _quantities(tables: Any) -> dict[str, Quantity]:
     found = {}
     for one in tables:
-        found[one["root"]] = Quantity(one["label"], bool(one["signed"]), share=bool(one.get("share", False)))
-        for text in (one["root"], one["label"]):
+        own = Quantity(**{name: one[name] for name in Quantity._fields if name in one})
+        for text in (one["root"], own.label, own.zero, own.infinite):
             text.encode()
+        found[one["root"]] = own._replace(
+            signed=bool(one["signed"]), share=bool(own.share), scale=own.scale if own.scale in SCALES else "auto"
+        )
     return found
+
+
+def _finding(kind: str, layers: Sequence[str], epoch: int, step: int, message: str) -> Finding:
+    for text in (kind, message, *layers):
+        text.encode()
+    return Finding(kind, tuple(layers), int(epoch), int(step), message)
+
+
+def _byte(number: Any) -> int:
+    return bytes([number])[0]
 
 
 def _shortened(names: Sequence[str] | range) -> list[str] | int:

@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The routes of the tab: its own files, the list of all tables, and one table."""
+"""The routes of the tab: its own files, the list of all tables, one table, and scalars to sort runs by."""
 
 import json
+import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -13,21 +16,59 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 from tensorboard.plugins.scalar import metadata
 from werkzeug import wrappers
 
+from lightning_rwc.cells import APPEARANCE
+from lightning_rwc.names import blocks, shown
 from lightning_rwc.quantity import Quantity
+from lightning_rwc.scale import FIXED
 from lightning_rwc.tags import Tags
-from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS, UNITS, read
+from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS, UNITS, Contents, read
 from lightning_rwc.tensorboard.series import as_table, as_unit_table
 
 # Only these files are served. No path is ever made from a request.
+_SCRIPTS = (
+    "align",
+    "all_runs",
+    "app",
+    "canvas",
+    "cells",
+    "charts",
+    "colourbar",
+    "comparison",
+    "controls",
+    "data",
+    "depths",
+    "difference",
+    "dom",
+    "empty",
+    "exports",
+    "findings",
+    "frames",
+    "heatmap",
+    "help",
+    "index",
+    "key",
+    "links",
+    "notes",
+    "panels",
+    "pins",
+    "playing",
+    "polling",
+    "profile",
+    "raster",
+    "readout",
+    "rows",
+    "scales",
+    "selection",
+    "small_maps",
+    "store",
+    "sweep",
+    "theme",
+    "view",
+)
 _FILES = {
-    "index.js": "text/javascript",
-    "app.js": "text/javascript",
-    "charts.js": "text/javascript",
-    "colours.js": "text/javascript",
-    "data.js": "text/javascript",
-    "heatmap.js": "text/javascript",
+    **{f"{name}.js": "text/javascript" for name in (*_SCRIPTS, "vendor/uPlot.esm")},
+    APPEARANCE.name: "application/json",
     "style.css": "text/css",
-    "vendor/uPlot.esm.js": "text/javascript",
     "vendor/uPlot.min.css": "text/css",
 }
 _HEADERS = [("X-Content-Type-Options", "nosniff"), ("Content-Security-Policy", "default-src 'none'")]
@@ -64,7 +105,7 @@ class RWCPlugin(TBPlugin):
     def get_plugin_apps(self) -> dict[str, Any]:
         """Route to WSGI application."""
         files = {f"/{name}": _file(name, mime)(self) for name, mime in _FILES.items()}
-        return files | {"/runs": _runs(self), "/table": _table(self)}
+        return files | {"/runs": _runs(self), "/table": _table(self), "/scalars": _scalars(self)}
 
     def is_active(self) -> bool:
         """Always: the tab of an empty log says what to do, and looking through a large log takes time."""
@@ -118,12 +159,46 @@ class RWCPlugin(TBPlugin):
                 tensors = self._provider.read_tensors(**self._of(request, run, [one.tag]), downsample=POINTS)
                 epochs = self._scalars(request, run, [one.epoch]).get(one.epoch, [])
                 points = tensors.get(run, {}).get(one.tag, [])
-                return _described(one.quantity) | as_unit_table(points, one.shape, one.row, one.names, epochs)
+                return _described(one.quantity) | as_unit_table(
+                    points, one.shape, one.row, one.names, epochs, one.quantity, one.causes
+                )
         elif (table := tables.get((run, prefix))) is not None:
-            found = self._scalars(request, run, [*table.tags, table.epoch])
+            found = self._scalars(request, run, [*table.tags, table.epoch, table.root.depth_correlation])
             curves = {layer: found[tag] for tag, layer in table.tags.items() if tag in found}
-            return _described(table.quantity) | as_table(curves, found.get(table.epoch, []))
+            # Other measures tell of other things.
+            tells = prefix in (table.root.prefix, table.root.measure("rotation").prefix)
+            findings = table.contents.findings if tells else None
+            described = _described(table.quantity) | {
+                "findings": None if findings is None else [asdict(finding) for finding in findings],
+                "shapes": {layer: shape for layer, shape in table.contents.shapes.items() if layer in curves},
+                "short": shown([*curves]),
+                "blocks": blocks([*curves]),
+            }
+            points = as_table(curves, found.get(table.epoch, []), table.quantity, table.contents.causes)
+            if prefix == table.root.prefix:
+                rho = {datum.step: datum.value for datum in found.get(table.root.depth_correlation, [])}
+                described["depth_correlation"] = [_finite(rho.get(step)) for step in points["steps"]]
+            return described | points
         raise errors.NotFoundError("There is no such run, or no such table in it.")
+
+    def scalars(self, request: wrappers.Request) -> dict[str, Any]:
+        """The ``tags`` of scalars that several of our runs have, or the last value of one ``tag`` in each run.
+
+        Layers are not among the tags. A value that is not finite is ``None``.
+
+        """
+        tables, _ = self._tables(request)
+        runs = {run for run, _ in tables}
+        arguments = {**_experiment(request), "plugin_name": metadata.PLUGIN_NAME}
+        if "tag" in request.args:
+            chosen = RunTagFilter(runs=runs, tags=[_argument(request, "tag")])
+            found = self._provider.read_scalars(**arguments, downsample=1, run_tag_filter=chosen) if runs else {}
+            last = {run: points[-1].value for run, tags in found.items() for points in tags.values() if points}
+            return {"values": {run: value if math.isfinite(value) else None for run, value in last.items()}}
+        listed = self._provider.list_scalars(**arguments, run_tag_filter=RunTagFilter(runs=runs)) if runs else {}
+        of_layers = {run: {tag for (own, _), one in tables.items() if own == run for tag in one.tags} for run in runs}
+        count = Counter(tag for run, tags in listed.items() for tag in {*tags} - of_layers[run])
+        return {"tags": sorted(tag for tag, times in count.items() if times > 1)}
 
     def _scalars(self, request: wrappers.Request, run: str, tags: Sequence[str]) -> Mapping[str, Any]:
         """The points of each of ``tags`` in ``run``."""
@@ -160,10 +235,10 @@ class RWCPlugin(TBPlugin):
                 contents = read(data[-1].numpy.tolist()) if data else None
                 if contents is None:
                     continue
-                of = Tags(tag.removesuffix(Tags("").layers))
+                of = Tags(tag.removesuffix(Tags("").layers), contents.strip)
                 for prefix, quantity in contents.tables.items():
-                    tags = {Tags(prefix).layer(layer): layer for layer in contents.layers}
-                    found[name, prefix] = _Table(tags, of.epoch, quantity, data[-1].wall_time)
+                    tags = {Tags(prefix, contents.strip).layer(layer): layer for layer in contents.layers}
+                    found[name, prefix] = _Table(tags, of, quantity, data[-1].wall_time, contents)
                 for layer, names in contents.units.items():
                     if (values := there.get(name, {}).get(of.unit_values(layer))) is None:
                         continue
@@ -171,16 +246,24 @@ class RWCPlugin(TBPlugin):
                     for row, (prefix, quantity) in enumerate(contents.unit_tables.items()):
                         key = name, prefix, layer
                         tag_of_units = of.unit_values(layer)
-                        units[key] = _UnitTable(tag_of_units, of.epoch, quantity, written, names, shape, row)
+                        units[key] = _UnitTable(
+                            tag_of_units, of.epoch, quantity, written, names, shape, row, contents.causes.get(layer, ())
+                        )
         return found, units
 
 
 class _Table(NamedTuple):
     tags: dict[str, str]
     """Scalar tag to layer, in definition order."""
-    epoch: str
+    root: Tags
+    """The tags of relative weight change in the same run."""
     quantity: Quantity
     written: float
+    contents: Contents
+
+    @property
+    def epoch(self) -> str:
+        return self.root.epoch
 
 
 class _UnitTable(NamedTuple):
@@ -193,10 +276,24 @@ class _UnitTable(NamedTuple):
     """Of each measurement: quantities × units."""
     row: int
     """Which of the quantities."""
+    causes: Sequence[tuple[int, int]]
+    """The steps at which the cause of the layer's standstill changes, and to which cause."""
 
 
 def _described(quantity: Quantity) -> dict[str, Any]:
-    return {"label": quantity.label, "signed": quantity.signed, "share": quantity.share}
+    fixed = {name: {"ticks": ticks} for name, ticks in FIXED.items()}
+    return {
+        "label": quantity.label,
+        "signed": quantity.signed,
+        "share": quantity.share,
+        "words": {"zero": quantity.zero, "from_zero": quantity.infinite},
+        "scales": None if quantity.scale == "auto" else {"default": quantity.scale, **fixed},
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    # JSON has no nan.
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _experiment(request: wrappers.Request) -> dict[str, Any]:
@@ -216,7 +313,8 @@ def _json(request: wrappers.Request, content: Mapping[str, Any]) -> wrappers.Res
 
 
 def _file(name: str, mime: str) -> Callable[..., Any]:
-    content = resources.files(__package__).joinpath("static", *name.split("/"))
+    static = resources.files(__package__).joinpath("static", *name.split("/"))
+    content = APPEARANCE if name == APPEARANCE.name else static
     return _get(lambda plugin, request: http_util.Respond(request, content.read_bytes(), mime, headers=_HEADERS))
 
 
@@ -228,3 +326,8 @@ def _runs(plugin: RWCPlugin, request: wrappers.Request) -> wrappers.Response:
 @_get
 def _table(plugin: RWCPlugin, request: wrappers.Request) -> wrappers.Response:
     return _json(request, plugin.table(request))
+
+
+@_get
+def _scalars(plugin: RWCPlugin, request: wrappers.Request) -> wrappers.Response:
+    return _json(request, plugin.scalars(request))

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
-from lightning_rwc.row_names import short
+from lightning_rwc.names import shortened
 
 Table: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int_]
@@ -66,7 +66,7 @@ def plane(
         bold = {"color": colour, "fontsize": 11, "fontweight": "bold", "zorder": 6}
         axes.annotate(str(cluster), centre, (0, -14), **bold, **offset)
     for name, point in zip(layers if len(layers) <= _MAX_NAMES else [], components, strict=False):
-        axes.annotate(short(name), point, (0, 6), fontsize=7, zorder=5, **offset)
+        axes.annotate(shortened(name), point, (0, 6), fontsize=7, zorder=5, **offset)
     first, second = explained_variance
     axes.set_xlabel(f"principal component 1 ({first:.0%} of the variance)")
     axes.set_ylabel(f"principal component 2 ({second:.0%} of the variance)")

@@ -15,6 +15,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
+from tests.benchmarks.colours import colours
 from tests.benchmarks.cuda import cuda
 from tests.benchmarks.measure import dtypes, gradients, growth, measure, pieces, replicas
 from tests.benchmarks.pictures import pictures
@@ -33,6 +34,7 @@ SECTIONS = {
     "growth": growth,
     "threads": threads,
     "sampling": sampling,
+    "colours": colours,
     "training": training,
     "logging": logs,
     "pictures": pictures,
@@ -68,6 +70,7 @@ GOALS = {
     "sampling/*/log-normal, σ = 3/warned %": (">=", 99),
     "sampling/*/one hot row/warned %": (">=", 99),
     "sampling/*/few, 0.1 in the sample/covered %": (">=", 95),
+    "colours/per step/all/median shift, ticks": ("<=", 0.5),
     "training/epochs of 10,000 images/later epochs, mean/share %": ("<=", 0.5),
     "training/step/*/share %": ("<=", 3),
     "logging/scalars/ours/ms": ("<=", 20),
@@ -79,7 +82,8 @@ GOALS = {
     "tab/answer/*/ms": ("<=", 1000),
     "tab/answer/*/MB": ("<=", 3),
     "tab/page/drawn/ms": ("<=", 2000),
-    "tab/page/hover/ms": ("<=", 100),
+    "tab/page/hover/ms": ("<=", 50),
+    "tab/all runs/drawn/ms": ("<=", 3000),
     "cuda/*/ours/times bound": ("<=", 1.3),
     "cuda/launches/1,000 layers/times 10 layers": ("<=", 1),
     "cuda/launches/*/copies to host": ("<=", 1),

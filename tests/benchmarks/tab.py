@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from urllib.request import urlopen
 
 import numpy as np
@@ -34,25 +35,51 @@ def tab(repeats, quick):
     yield "start", "of the import of TensorBoard and its plugins", rows
 
     layers, steps = (30, 100) if quick else (300, 1000)
+    with _served(["run"], layers, steps) as url:
+        times = []
+        for _ in range(repeats):
+            begin = time.perf_counter()
+            answer = urlopen(f"{url}data/plugin/lightning_rwc/table?run=run&prefix=rwc").read()
+            times.append(1e3 * (time.perf_counter() - begin))
+        yield "answer", "", {f"{layers} x {steps:,}": summary(times) | {"MB": len(answer) / 1e6}}
+        if CHROMIUM:
+            yield "page", "from opening the tab in headless Chromium", _page(url, repeats)
+    if CHROMIUM:
+        with _served([f"run_{number}" for number in range(20)], 60, 100) as url:
+            yield "all runs", "20 runs of 60 layers x 100, from opening the tab", _all_runs(url, repeats)
+
+
+@contextmanager
+def _served(runs, layers, steps):
+    """The address of a TensorBoard that has read ``runs`` of so many layers and measurements."""
+    rng, names = np.random.default_rng(0), [f"layers.{number}.weight" for number in range(layers)]
     with tempfile.TemporaryDirectory() as folder:
-        names = [f"layers.{number}.weight" for number in range(layers)]
-        write(f"{folder}/run", names, 10 ** np.random.default_rng(0).normal(-2, 0.5, (layers, steps)))
+        for run in runs:
+            write(f"{folder}/{run}", names, 10 ** rng.normal(-2, 0.5, (layers, steps)))
         process, url = serve(folder)
         try:
-            while b'"run"' not in urlopen(f"{url}data/plugin/lightning_rwc/runs").read():
+            while f'"{runs[-1]}"'.encode() not in urlopen(f"{url}data/plugin/lightning_rwc/runs").read():
                 time.sleep(0.2)
-            time.sleep(5)  # until the log has been read
-            times = []
-            for _ in range(repeats):
-                begin = time.perf_counter()
-                answer = urlopen(f"{url}data/plugin/lightning_rwc/table?run=run&prefix=rwc").read()
-                times.append(1e3 * (time.perf_counter() - begin))
-            yield "answer", "", {f"{layers} x {steps:,}": summary(times) | {"MB": len(answer) / 1e6}}
-            if CHROMIUM:
-                yield "page", "from opening the tab in headless Chromium", _page(url, repeats)
+            time.sleep(5)  # until the logs have been read
+            yield url
         finally:
             process.terminate()
             process.wait()
+
+
+def _all_runs(url, repeats):
+    from playwright.sync_api import sync_playwright
+
+    drawn = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        for _ in range(repeats):
+            page = Tab(browser, url, view="all").drawn()
+            assert page.frame.evaluate("document.querySelectorAll('#smallMaps figure.small').length") == 20
+            drawn.append(page.frame.evaluate("performance.getEntriesByName('rwc drawn')[0].startTime"))
+            page.close()
+        browser.close()
+    return {"drawn": summary(drawn)}
 
 
 def _page(url, repeats):

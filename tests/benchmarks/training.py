@@ -146,7 +146,11 @@ def _images(count):
 
 def logs(repeats, quick):
     """Scalars, pictures, and the size of a long log."""
-    one_batch, announcer, recorder = TensorDataset(torch.zeros(1)), Announcer("rwc", False), Recorder((), looks_for_findings=True)
+    one_batch, announcer, recorder = (
+        TensorDataset(torch.zeros(1)),
+        Announcer("rwc", False),
+        Recorder((), looks_for_findings=True),
+    )
     row = {f"block{i}.conv.weight": value for i, value in enumerate(np.random.rand(_LAYERS).tolist())}
 
     measurement = Measurement(row, {}, [], 0.1, {}, {})

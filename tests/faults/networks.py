@@ -259,6 +259,16 @@ def mlp(activation):
     )
 
 
+def deep(depth, activation, has_norm, width=32):
+    """A stack of ``depth`` linear layers as PyTorch initialises them, with or without batch norm."""
+    layers = OrderedDict(flatten=nn.Flatten())
+    for number in range(1, depth):
+        layers[f"fc{number}"] = nn.Linear(64 if number == 1 else width, width)
+        layers |= {f"norm{number}": nn.BatchNorm1d(width)} if has_norm else {}
+        layers[f"act{number}"] = activation()
+    return nn.Sequential(layers | {f"fc{depth}": nn.Linear(width, 10)})
+
+
 def transformer(width=32):
     return stack(
         patches=Patches(),

@@ -7,9 +7,11 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import torch
 import typer
 
+from lightning_rwc.scale import spans
 from tests.rates.replay import mark, replay
 from tests.rates.runs import CADENCES, groups, train
 
@@ -36,11 +38,29 @@ def main(
             path.write_bytes(pickle.dumps(train(group)))
     recorded = [pickle.loads(path.read_bytes()) for path in sorted(folder.glob("*.pkl"))]
     runs = mark(recorded)
+    _show_usual([run for run in runs if run["about"]["healthy"]])
     wrong = 0
     for cadence in CADENCES:
         told = [(run["about"], replay(run, cadence)) for run in runs]
         wrong += _show(cadence, told)
     raise typer.Exit(bool(wrong))
+
+
+def _show_usual(healthy):
+    print("\n## Change per step of healthy trainings, measured every epoch: the layers' median\n")
+    print("| architecture | trainings | first epoch, 10 to 90 % | later, 10 to 90 % |\n|---|---|---|---|")
+    medians = {}
+    for run in healthy:
+        table = run["epoch"][0].astype(float)[:, np.array(run["about"]["trainable"])]
+        rates = table / spans(run["epoch steps"])[:, None]
+        rates[~((rates > 0) & np.isfinite(rates))] = np.nan
+        medians.setdefault(run["about"]["architecture"], []).append((np.nanmedian(rates[0]), np.nanmedian(rates[1:])))
+    for name, found in sorted(medians.items()):
+        first, later = (
+            " to ".join(f"{value:.1g}" for value in np.nanpercentile(part, (10, 90)))
+            for part in zip(*found, strict=True)
+        )
+        print(f"| {name} | {len(found)} | {first} | {later} |")
 
 
 def _show(cadence, told):

@@ -50,7 +50,7 @@ def _train(name, optimizer, data, seed, factor):
         "epoch": RWCCallback(heatmap=False, prefix="epoch", measures=MEASURES),
         "step": RWCCallback(heatmap=False, prefix="step", measures=MEASURES, every_n_train_steps=steps),
     }
-    rates, start = _Rates(), _quality(training, test, truth)
+    rates, start = _Rates(), quality(training, test, truth)
     trainable = {name for name, parameter in training.named_parameters() if parameter.requires_grad}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -67,7 +67,7 @@ def _train(name, optimizer, data, seed, factor):
             "schedule": schedule,
             "batch": size,
             "epochs": epochs,
-            "quality": _quality(training, test, truth),
+            "quality": quality(training, test, truth),
             "start": start,
             "per": steps,
             "layers": layers,
@@ -114,7 +114,7 @@ def _schedule(name, steps):
 
 
 @torch.no_grad()
-def _quality(training, test, truth):
+def quality(training, test, truth):
     """Accuracy, or the share of variance that is rebuilt, or minus the energy distance of made and real images."""
     training.eval()
     flat = test.flatten(1)

@@ -36,13 +36,19 @@ def write_measurement(writer, step, epoch, rows, head="", prefix="rwc"):
             writer.add_scalar(tags.epoch, epoch, step)
 
 
-def announce(writer, step, layers, measures=(), head="", prefix="rwc", units=None, shares=()):
-    """Write what the tab needs to know. ``units`` maps layers to the names of their units."""
+def announce(writer, step, layers, measures=(), head="", prefix="rwc", units=None, shares=(), **known):
+    """Write what the tab needs to know. ``units`` maps layers to the names of their units.
+
+    Args:
+        known: ``findings``, ``causes`` and ``shapes`` of :class:`~lightning_rwc.tensorboard.contents.Contents`.
+
+    """
     tags = Tags(f"{head}{prefix}")
     tables = {tags.prefix: RELATIVE_WEIGHT_CHANGE} | {tags.measure(name).prefix: STRENGTH for name in measures}
     tables |= {tags.measure(name).prefix: SHARE for name in shares}
     of_units = {tags.prefix: RELATIVE_WEIGHT_CHANGE, tags.measure("rotation").prefix: ROTATION} if units else {}
-    writer.file_writer.add_summary(summary(tags.layers, Contents([*layers], tables, units or {}, of_units)), step)
+    contents = Contents([*layers], tables, units or {}, of_units, **{"findings": ()} | known)
+    writer.file_writer.add_summary(summary(tags.layers, contents), step)
 
 
 def write_units(writer, step, layer, changes, rotations, head="", prefix="rwc"):
@@ -51,15 +57,23 @@ def write_units(writer, step, layer, changes, rotations, head="", prefix="rwc"):
     writer.file_writer.add_summary(unit_summary(tag, np.array([changes, rotations], np.float32)), step)
 
 
-def write(folder, layers, values, first=0, epoch_length=10):
-    """Write a table of layers × measurements, and a user's own metrics. Lightning's scalar ``epoch`` is not there."""
+def write(folder, layers, values, first=0, epoch_length=10, correlations=(), **known):
+    """Write a table of layers × measurements, and a user's own metrics. Lightning's scalar ``epoch`` is not there.
+
+    Args:
+        correlations: the depth correlation of each measurement, if that is logged.
+        known: as for :func:`announce`.
+
+    """
     with SummaryWriter(str(folder)) as writer:
         for epoch, row in enumerate(np.asarray(values).T, start=first):
             step = epoch_length * (epoch + 1) - 1
             write_measurement(writer, step, epoch, {"rwc": dict(zip(layers, row, strict=True))})
             writer.add_scalar("rwc/own", 1.0, step)
+            if epoch - first < len(correlations):
+                writer.add_scalar(Tags("rwc").depth_correlation, correlations[epoch - first], step)
             if epoch == first:
-                announce(writer, step, layers)
+                announce(writer, step, layers, **known)
 
 
 def serve(folder, *flags):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
@@ -23,7 +24,7 @@ from lightning_rwc import RWCCallback
 from lightning_rwc.tensorboard import plugin as module
 from lightning_rwc.tensorboard.loader import RWCLoader
 from lightning_rwc.tensorboard.plugin import RWCPlugin
-from tests.helpers import LAYERS, Net, images, net, trainer
+from tests.helpers import LAYERS, Net, events, images, net, trainer
 from tests.tensorboard.logs import announce, write_measurement, write_units
 
 HOSTILE = ["<img src=x onerror=alert(1)>", "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "🙂"]
@@ -71,6 +72,81 @@ def test_table_of_a_real_run(tmp_path):
         assert (content["steps"], content["epochs"]) == (history.steps, history.epochs)
         np.testing.assert_allclose(values, history.values.T, rtol=1e-6)
     assert callbacks[0].history.layers == LAYERS != sorted(LAYERS)
+
+
+def test_tags_leave_out_what_the_user_says_and_the_tab_has_whole_names(tmp_path):
+    callback = RWCCallback(strip_prefix="block.", measures=("rotation",), units="conv2")
+    logger = TensorBoardLogger(tmp_path, name="", version="run", prefix="my")
+    trainer(callback, tmp_path=tmp_path, logger=logger).fit(net(), images())
+    tags = events(logger.log_dir).Tags()
+    assert {"my-rwc/conv1", "my-rwc/conv2", "my-rwc/fc", "my-rwc_rotation/conv2"} < {*tags["scalars"]}
+    assert "my-rwc_units/conv2/change" in tags["images"]
+    assert not [tag for tag in tags["scalars"] if "block" in tag]
+    routes = clients(tmp_path)
+    content, values = table(routes["/table"].get("/", query_string={"run": "run", "prefix": "my-rwc"}))
+    assert content["layers"] == callback.history.layers == ["conv1", "block.conv2", "fc"]
+    np.testing.assert_allclose(values, callback.history.values.T, rtol=1e-6)
+    query = {"run": "run", "prefix": "my-rwc", "layer": "block.conv2"}
+    _, units = table(routes["/table"].get("/", query_string=query))
+    assert units.shape == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "message"),
+    [
+        ("encoder.", "`strip_prefix='encoder.'` is at the start of no layer's name. The first one is 'conv1'"),
+        ("block.conv", "With `strip_prefix='block.conv'` the layer 'block.conv2' would have the tag of another one"),
+    ],
+)
+def test_a_prefix_that_does_not_fit_is_refused(prefix, message, tmp_path):
+    module = net()
+    module.add_module("2", nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=message):
+        trainer(RWCCallback(strip_prefix=prefix), tmp_path=tmp_path).fit(module, images())
+
+
+class Partly(Net):
+    """Its first layer is frozen, and no optimizer has its last one."""
+
+    def configure_optimizers(self):
+        self.conv1.requires_grad_(False)
+        return torch.optim.SGD([p for name, p in self.named_parameters() if not name.startswith("fc")], lr=0.1)
+
+
+def test_table_of_a_run_with_findings_tells_them_and_why_cells_are_still(tmp_path):
+    callback = RWCCallback(measures=("strength", "rotation"))
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    with pytest.warns(UserWarning, match="not_in_optimizer"):
+        trainer(callback, tmp_path=tmp_path, logger=logger, max_epochs=2).fit(net(Partly), images())
+    routes = clients(tmp_path)
+    contents = {
+        prefix: json.loads(routes["/table"].get("/", query_string={"run": "run", "prefix": prefix}).data)
+        for prefix in ("rwc", "rwc_rotation", "rwc_strength")
+    }
+    told = contents["rwc"]
+    [finding] = told["findings"]
+    assert (finding["kind"], finding["layers"], finding["epoch"]) == ("not_in_optimizer", ["fc"], 0)
+    assert finding["message"] == callback.findings[0].message
+    assert contents["rwc_rotation"]["findings"] == [finding]
+    assert contents["rwc_strength"]["findings"] is None  # it tells of something else
+    cells = np.frombuffer(b64decode(told["cells"]), np.uint8).reshape(3, 2)
+    np.testing.assert_array_equal(cells, [[5, 5], [0, 0], [8, 8]])  # frozen, values, in no optimizer
+    assert told["short"] == LAYERS
+    assert told["blocks"] == ["conv1", "block", "fc"]
+    assert told["shapes"] == {"conv1": "Conv2d 4×1×3×3", "block.conv2": "Conv2d 4×4×3×3", "fc": "Linear 2×64"}
+    logged = [event.value for event in events(logger.log_dir).Scalars("rwc_summary/depth_correlation")]
+    assert told["depth_correlation"] == pytest.approx(logged)
+    assert told["scales"]["default"] == "step"
+    assert contents["rwc_strength"]["scales"] is None
+    assert told["spans"] == np.diff([-1, *callback.history.steps]).tolist()
+
+
+@pytest.mark.parametrize(("looks", "expected"), [(True, []), (False, None)])
+def test_no_findings_are_another_thing_than_not_having_looked(looks, expected, tmp_path):
+    logger = TensorBoardLogger(tmp_path, name="", version="run")
+    trainer(RWCCallback(findings=looks), tmp_path=tmp_path, logger=logger, max_epochs=1).fit(net(), images())
+    answer = clients(tmp_path)["/table"].get("/", query_string={"run": "run", "prefix": "rwc"})
+    assert json.loads(answer.data)["findings"] == expected
 
 
 class Awkward(Net):
@@ -152,7 +228,7 @@ def test_only_get(method, tmp_path):
 def test_files_are_those_that_there_are(tmp_path):
     static = resources.files("lightning_rwc.tensorboard") / "static"
     there = {path.relative_to(static).as_posix() for path in static.rglob("*") if path.suffix in (".js", ".css")}
-    assert set(module._FILES) == there
+    assert set(module._FILES) == there | {"appearance.json"}
     routes = clients(tmp_path)
     for name in there:
         answer = routes[f"/{name}"].get("/")
@@ -160,6 +236,9 @@ def test_files_are_those_that_there_are(tmp_path):
         assert answer.headers["Content-Type"].startswith("text/javascript" if name.endswith("js") else "text/css")
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Content-Security-Policy"] == "default-src 'none'"
+    appearance = routes["/appearance.json"].get("/")
+    assert appearance.headers["Content-Type"].startswith("application/json")
+    assert {one["code"] for one in appearance.json["cells"].values()} == {*range(1, 10)}
     assert (static / "vendor" / "uPlot.LICENSE").read_text(encoding="utf-8").startswith("The MIT License")
 
 
@@ -174,6 +253,32 @@ def test_a_table_without_points_is_not_listed(tmp_path):
     with SummaryWriter(tmp_path / "run") as writer:
         announce(writer, 1, ["a"])
     assert listed(clients(tmp_path)) == {}
+
+
+def test_scalars_that_several_runs_have_come_with_their_last_values(tmp_path):
+    for number, losses in enumerate(([0.5, 0.25], [0.125], [np.nan])):
+        with SummaryWriter(tmp_path / f"run_{number}") as writer:
+            write_measurement(writer, 9, 0, {"rwc": {"a": 0.5}})
+            announce(writer, 9, ["a"])
+            for step, loss in enumerate(losses):
+                writer.add_scalar("val/loss", loss, step)
+            writer.add_scalar(f"own_{number}", 1.0, 0)
+    with SummaryWriter(tmp_path / "without") as writer:  # a run that has nothing to show
+        writer.add_scalar("val/loss", 7.0, 0)
+        writer.add_scalar("own_0", 7.0, 0)
+    get = clients(tmp_path)["/scalars"].get
+    tags = json.loads(get("/").data)["tags"]
+    assert tags == ["rwc_summary/epoch", "rwc_summary/total", "val/loss"]
+    answer = json.loads(get("/", query_string={"tag": "val/loss"}).data)
+    assert answer == {"values": {"run_0": 0.25, "run_1": 0.125, "run_2": None}}
+    assert json.loads(get("/", query_string={"tag": "<script>"}).data) == {"values": {}}
+    assert get("/", query_string="tag=a&tag=b").status_code == 400
+
+
+def test_an_empty_log_has_no_scalars(tmp_path):
+    get = clients(tmp_path)["/scalars"].get
+    assert json.loads(get("/").data) == {"tags": []}
+    assert json.loads(get("/", query_string={"tag": "loss"}).data) == {"values": {}}
 
 
 @pytest.mark.parametrize("head", ["", "my-"])

@@ -2,6 +2,7 @@
 // Line charts, drawn by uPlot. A canvas above each chart holds what moves with the pointer.
 import uPlot from './vendor/uPlot.esm.js';
 import {readable} from './data.js';
+import {make} from './dom.js';
 
 // There is no half epoch, step or layer.
 const WHOLE = [0, 1, 2, 3, 4, 5, 6, 7].flatMap((power) => [1, 2, 5].map((step) => step * 10 ** power));
@@ -22,17 +23,30 @@ export class LineChart {
 
   /**
    * Draw anew. `series` is a list of {name, values, colour, width, dash, points}, all over `x`.
-   * @param shape {height, xName, logarithmic, range}
+   *
+   * @param shape {height, xName, yName, logarithmic, range, describe, nothing}: `nothing` is said if there is no number
    */
-  show(x, series, {height, xName, logarithmic, range, describe}) {
+  show(x, series, {height, xName, yName, logarithmic, range, describe, nothing = 'There is no number to draw.'}) {
     const style = getComputedStyle(document.documentElement);
     const [text, line] = ['--text', '--line'].map((name) => style.getPropertyValue(name));
-    Object.assign(this, {x, series, logarithmic});
+    const zoomed = this.zoomed(x, xName);
+    Object.assign(this, {x, series, logarithmic, xName});
     const axis = {stroke: text, grid: {stroke: line, width: 0.5}, ticks: {stroke: line}, font: '11px system-ui'};
-    const visible = (value) => (Number.isFinite(value) && !(logarithmic && value <= 0) ? value : null);
+    this.holder.setAttribute('role', 'img');
+    this.holder.setAttribute('aria-label', describe);
+    // Where a curve is `undefined`, another one has a point: there is no gap.
+    const shown = (value) => Number.isFinite(value) && !(logarithmic && value <= 0);
+    const visible = (value) => (value === undefined || shown(value) ? value : null);
     const data = [x, ...series.map(({values}) => Array.from(values, visible))];
-    if (logarithmic && !data.slice(1).some((values) => values.some((value) => value !== null))) logarithmic = false;
+    const values = (_, splits) => splits.map((value) => (value === null ? '' : readable(value)));
     this.plot?.destroy();
+    this.plot = this.above = null;
+    if (!data.slice(1).some((values) => values.some((value) => value != null))) {
+      // An axis would be invented.
+      this.holder.replaceChildren(make('p', {className: 'nothing', textContent: nothing}));
+      return;
+    }
+    this.holder.replaceChildren();
     this.plot = new uPlot(
       {
         width: Math.max(this.holder.clientWidth, 200),
@@ -42,7 +56,7 @@ export class LineChart {
         scales: {x: {time: false}, y: logarithmic ? {distr: 3} : {range}},
         axes: [
           {...axis, incrs: WHOLE, label: xName, labelSize: 16, labelFont: '11px system-ui', size: 26},
-          {...axis, size: 58, values: (_, splits) => splits.map((value) => (value === null ? '' : readable(value)))},
+          {...axis, size: 58, label: yName, labelSize: 16, labelFont: '11px system-ui', values},
         ],
         series: [
           {},
@@ -59,13 +73,20 @@ export class LineChart {
       data,
       this.holder,
     );
-    this.holder.setAttribute('role', 'img');
-    this.holder.setAttribute('aria-label', describe);
+    if (zoomed) this.plot.setScale('x', zoomed);
     this.above = this.plot.over.appendChild(document.createElement('canvas'));
     this.above.className = 'overlay';
     this.plot.over.addEventListener('click', () => this.near && this.on.pin?.(this.near.layer));
     this.plot.over.addEventListener('pointerleave', () => this.on.hover?.(null));
     this.overlay();
+  }
+
+  /** The part of the x axis to which the user has zoomed, or null if that is all, or not a part of the new one. */
+  zoomed(x, xName) {
+    if (!this.plot || xName !== this.xName) return null;
+    const {min, max} = this.plot.scales.x;
+    const part = min > this.x[0] || max < this.x[this.x.length - 1];
+    return part && min < x[x.length - 1] && max > x[0] ? {min, max} : null;
   }
 
   /** Write above the chart what it shows, and the name behind each colour. */
@@ -91,7 +112,7 @@ export class LineChart {
     this.near = null;
     this.series.forEach(({name}, index) => {
       const value = this.plot.data[index + 1][idx];
-      if (value === null) return;
+      if (value == null) return;
       const away = Math.abs(this.plot.valToPos(value, 'y') - top);
       if (away < best) [best, this.near] = [away, {layer: name, column: idx}];
     });
@@ -135,6 +156,7 @@ export class LineChart {
       context.beginPath();
       let pen = false;
       values.forEach((value, i) => {
+        if (value === undefined) return;
         if (value === null) return (pen = false);
         const [x, y] = [plot.valToPos(plot.data[0][i], 'x'), plot.valToPos(value, 'y')];
         pen ? context.lineTo(x, y) : context.moveTo(x, y);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tables from the server, and everything that is computed from them. Nothing here knows the page.
+import {guess} from './cells.js';
 
 async function get(route, parameters = {}) {
   const response = await fetch(`./${route}?${new URLSearchParams(parameters)}`);
@@ -10,18 +11,67 @@ async function get(route, parameters = {}) {
 /** Every table of every run: [{run, prefix, layer, label, layers, newest}]. Tables of units have a `layer`. */
 export const fetchSeries = async () => (await get('runs')).series;
 
+/** How cells that are not values are drawn. */
+export const fetchAppearance = () => get('appearance.json');
+
 /** One table: layers × measurements, or units × measurements of one layer. */
 export const fetchTable = async (run, prefix, layer) =>
   new Table(await get('table', {run, prefix, ...(layer ? {layer} : {})}));
 
+/** The tags of scalars that several runs have; or the last value of `tag` in each run. */
+export const fetchScalars = (tag) => get('scalars', tag === undefined ? {} : {tag});
+
 export class Table {
-  /** `of` is how many units the layer has, some of which may have been left out. */
-  constructor({label, signed, share, layers, of, steps, epochs, values}) {
-    Object.assign(this, {label, signed, share, layers, of: of ?? layers.length, steps, epochs});
-    const bytes = Uint8Array.from(atob(values), (letter) => letter.charCodeAt(0));
-    const view = new DataView(bytes.buffer);
-    this.values = Float32Array.from({length: bytes.length / 4}, (_, index) => view.getFloat32(4 * index, true));
+  /**
+   * @param content an answer of the server. `of` is how many units the layer has, some of which may have been left out;
+   *   what a name's short form, shape or block is may be unknown.
+   */
+  constructor({values, cells, ...content}) {
+    const numbers = new DataView(bytes(values).buffer);
+    this.assign({
+      ...content,
+      values: Float32Array.from({length: numbers.byteLength / 4}, (_, index) => numbers.getFloat32(4 * index, true)),
+      codes: cells === undefined ? null : bytes(cells),
+      correlation: content.depth_correlation ?? null,
+    });
+  }
+
+  assign({label, signed, share, layers, of, steps, epochs, values, codes, correlation, ...known}) {
+    const {scales = null, spans = null, findings = null, shapes = {}, short = null, blocks = null, words = {}} = known;
+    Object.assign(this, {label, signed, share, layers, of: of ?? layers.length, steps, epochs, values, correlation});
+    Object.assign(this, {scales, spans, findings, shapes, short, blocks, words, memberOf: known.memberOf ?? null});
+    this.codes = codes ?? guess(values, this.linear);
     this.rowOf = new Map(layers.map((layer, row) => [layer, row]));
+    return this;
+  }
+
+  /** This table with other rows and values. */
+  derive(changes) {
+    return Object.create(Table.prototype).assign({...this, short: null, ...changes});
+  }
+
+  /** What a row is called where there is little room. */
+  shortOf(layer) {
+    return this.short?.[this.rowOf.get(layer)] ?? layer;
+  }
+
+  blockOf(layer) {
+    return this.blocks?.[this.rowOf.get(layer)];
+  }
+
+  codeOf(layer, column) {
+    return this.codes[this.rowOf.get(layer) * this.steps.length + column];
+  }
+
+  /** The codes of `layers`, row by row. */
+  codesOf(layers) {
+    const columns = this.steps.length;
+    const found = new Uint8Array(layers.length * columns);
+    layers.forEach((layer, row) => {
+      const start = this.rowOf.get(layer) * columns;
+      found.set(this.codes.subarray(start, start + columns), row * columns);
+    });
+    return found;
   }
 
   /** The curve of a layer; a view, not a copy. */
@@ -29,73 +79,25 @@ export class Table {
     return this.values.subarray(index * this.steps.length, (index + 1) * this.steps.length);
   }
 
-  column(index) {
-    return this.layers.map((_, row) => this.values[row * this.steps.length + index]);
-  }
-
   /** Whether scales are linear, whatever the user has chosen. */
   get linear() {
     return this.signed || this.share;
   }
 
-  /** Whether no epoch has two measurements. */
-  get hasEpochs() {
-    return this.epochs.every((epoch, i) => epoch !== null && (i === 0 || epoch > this.epochs[i - 1]));
-  }
-
-  /** The epoch or step of each measurement; `axis` is of `axisOf`. */
+  /** The epoch or step of each measurement; `axis` is a name of align.js. */
   times(axis) {
     return axis === 'epoch' ? this.epochs : this.steps;
   }
-
-  /** The log₁₀ of the ratio of this table to another, or their difference, at the layers and times of both. */
-  against(other, axis, logarithmic) {
-    const common = this.layers.filter((layer) => other.rowOf.has(layer));
-    const at = new Map(other.times(axis).map((time, index) => [time, index]));
-    let columns = this.times(axis)
-      .map((time, index) => [index, at.get(time)])
-      .filter(([, there]) => there !== undefined);
-    // If the runs were never measured at the same time, compare their measurements one by one.
-    if (!columns.length) columns = this.steps.slice(0, other.steps.length).map((_, index) => [index, index]);
-    const result = Object.create(Table.prototype);
-    result.layers = common;
-    result.rowOf = new Map(common.map((layer, row) => [layer, row]));
-    result.steps = columns.map(([here]) => this.steps[here]);
-    result.epochs = columns.map(([here]) => this.epochs[here]);
-    result.values = new Float32Array(common.length * columns.length);
-    common.forEach((layer, row) => {
-      const [a, b] = [this.row(this.rowOf.get(layer)), other.row(other.rowOf.get(layer))];
-      columns.forEach(([here, there], column) => {
-        const value = logarithmic ? Math.log10(a[here] / b[there]) : a[here] - b[there];
-        result.values[row * columns.length + column] = value;
-      });
-    });
-    return result;
-  }
 }
 
-/** What tables are drawn over: 'epoch' where none has two measurements in an epoch, else 'step'. */
-export const axisOf = (tables) => (tables.every((table) => table.hasEpochs) ? 'epoch' : 'step');
+const bytes = (base64) => Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
 
-/** The layers to show, from top to bottom. */
-export function arrange(table, {sort, filter}) {
-  let expression = null;
-  try {
-    expression = filter ? new RegExp(filter.slice(0, 200), 'i') : null;
-  } catch {
-    return {layers: [], error: 'not a regular expression'};
-  }
-  const layers = table.layers.filter((layer) => !expression || expression.test(layer.slice(0, 1000)));
-  const last = (layer) => {
-    const value = table.row(table.rowOf.get(layer)).findLast((number) => !Number.isNaN(number));
-    return value ?? -Infinity;
-  };
-  if (sort === 'name') layers.sort(new Intl.Collator('en', {numeric: true}).compare);
-  if (sort === 'value') {
-    const values = new Map(layers.map((layer) => [layer, last(layer)]));
-    layers.sort((a, b) => values.get(b) - values.get(a) || 0);
-  }
-  return {layers, error: ''};
+/** The column since which none of `layers` has had a number, or -1 if one has in the last column. */
+export function lostSince(table, layers) {
+  const columns = table.steps.length;
+  const last = layers.map((layer) => table.row(table.rowOf.get(layer)).findLastIndex(Number.isFinite));
+  const lost = last.reduce((most, one) => Math.max(most, one), -1) + 1;
+  return layers.length && lost < columns ? lost : -1;
 }
 
 /** TensorBoard's exponential moving average, which has no bias at the start. */
@@ -110,56 +112,10 @@ export function smooth(curve, weight) {
   });
 }
 
-/** Spearman's rank correlation between depth and value; nan where it is undefined. */
-export function depthCorrelation(values) {
-  const present = values.filter((value) => !Number.isNaN(value));
-  const order = present.map((_, index) => index).sort((a, b) => present[a] - present[b] || 0);
-  const ranks = new Array(present.length);
-  for (let start = 0; start < order.length; ) {
-    let end = start;
-    while (end + 1 < order.length && present[order[end + 1]] === present[order[start]]) end++;
-    for (let i = start; i <= end; i++) ranks[order[i]] = (start + end) / 2;
-    start = end + 1;
-  }
-  const middle = (present.length - 1) / 2;
-  let [product, spread, depths] = [0, 0, 0];
-  ranks.forEach((rank, depth) => {
-    product += (rank - middle) * (depth - middle);
-    spread += (rank - middle) ** 2;
-    depths += (depth - middle) ** 2;
-  });
-  return spread ? product / Math.sqrt(spread * depths) : NaN;
-}
-
 /** The table with the longest prefix that `prefix` is or continues. */
 export function closest(tables, prefix) {
   const fitting = tables.filter((one) => prefix === one.prefix || prefix.startsWith(`${one.prefix}_`));
   return fitting.sort((a, b) => b.prefix.length - a.prefix.length)[0];
-}
-
-/** The smallest and largest finite values, above zero where the scale is logarithmic. */
-export function limits(tables, logarithmic) {
-  let [low, high] = [Infinity, -Infinity];
-  for (const table of tables) {
-    for (const value of table.values) {
-      if (Number.isFinite(value) && (!logarithmic || value > 0)) {
-        if (value < low) low = value;
-        if (value > high) high = value;
-      }
-    }
-  }
-  if (low > high) return logarithmic ? [1e-6, 1] : [0, 1];
-  return logarithmic ? [Math.max(low, high / 1e6), high] : [low, high];
-}
-
-export function csv(table, layers) {
-  const cell = (text) => `"${String(text).replaceAll('"', '""')}"`;
-  const head = ['epoch', 'step', ...layers].map(cell).join(',');
-  const rows = table.steps.map((step, column) => {
-    const values = layers.map((layer) => table.row(table.rowOf.get(layer))[column]);
-    return [table.epochs[column] ?? '', step, ...values].join(',');
-  });
-  return [head, ...rows].join('\r\n') + '\r\n';
 }
 
 export function readable(value) {

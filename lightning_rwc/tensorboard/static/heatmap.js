@@ -1,239 +1,281 @@
 // SPDX-License-Identifier: Apache-2.0
-// Layers × measurements on a canvas: names at the left, a colour bar at the right, zoom and pan in between.
-import {barColour, paint} from './colours.js';
+// Layers × measurements on a canvas: names at the left, zoom and pan in the map. A canvas above holds what moves.
+import {EDGE, FONT, inks, sized} from './canvas.js';
 import {readable} from './data.js';
+import {add} from './dom.js';
+import {raster} from './raster.js';
+import {shapeOf} from './readout.js';
+import {blockStarts, fit} from './rows.js';
+import {paint} from './scales.js';
 
-const [TOP, BOTTOM, BAR] = [4, 34, 64];
+const [RIGHT, OPENS, MARKS] = [10, 16, 12];
 
 export class Heatmap {
   /**
+   * @param view a View, which other maps may share
    * @param on.hover called with {layer, column} or null
    * @param on.pin called with a layer
    * @param on.select called with a column
    * @param on.open called with a layer, to show its units
    * @param on.close called to go back to all layers
-   * @param on.view called when the shared `view` has changed
+   * @param on.view called when `view` has changed
    */
   constructor(parent, view, on) {
-    this.view = view;
-    this.on = on;
-    this.figure = parent.appendChild(document.createElement('figure'));
-    this.caption = this.figure.appendChild(document.createElement('figcaption'));
-    this.canvas = this.figure.appendChild(document.createElement('canvas'));
-    this.canvas.className = 'map';
-    this.canvas.tabIndex = 0;
+    Object.assign(this, {view, on, cursor: null, marks: {}});
+    this.figure = add(parent, 'figure', {className: 'heatmap'});
+    this.caption = add(this.figure, 'figcaption');
+    const holder = add(this.figure, 'div', {className: 'holder'});
+    this.canvas = add(holder, 'canvas', {className: 'map', tabIndex: 0});
     this.canvas.setAttribute('role', 'application');
-    this.cells = document.createElement('canvas');
-    this.cursor = null;
+    this.above = add(holder, 'canvas', {className: 'overlay'});
     this.listen();
   }
 
   /**
-   * Show `layers` of `table` over `axis`; `scale` is of colours.js.
-   * @param shape {row, opens}: what a row is, 'layer' or 'unit', and the set of layers that have units
+   * Show `layers` of `table` over `axis`; `scale` is of scales.js, `looks` of cells.js.
+   *
+   * @param shape {names, kind, opens, found}: whether names are drawn, what a row is, the layers that have units,
+   *   and {rows, columns} with findings
    */
-  show({table, axis, layers, scale, title, names, dark, height, row: kind = 'layer', opens = new Set()}) {
-    Object.assign(this, {table, axis, layers, scale, names, dark, height, kind, opens});
+  show({table, axis, layers, scale, looks, title, height, names, kind = 'layer', opens = new Set(), found = NOTHING}) {
+    Object.assign(this, {table, axis, layers, looks, height, names, kind, opens, found});
     this.caption.textContent = title;
     const open = opens.size ? ' U shows the units of a layer.' : '';
-    const further = kind === 'unit' ? ' Escape goes back to all layers.' : open;
     this.canvas.setAttribute(
       'aria-label',
-      `${title}: heatmap of ${layers.length} ${kind}s and ${table.steps.length} measurements. ` +
-        `Arrow keys move, Enter pins a ${kind}, space selects a measurement, plus, minus and 0 zoom.${further}`,
+      `${title}: heatmap of ${layers.length} ${kind}s and ${table.steps.length} measurements. Arrow keys move, Enter ` +
+        `pins a ${kind}, space selects a measurement, plus, minus and 0 zoom.` +
+        (kind === 'unit' ? ' Escape goes back to all layers.' : open),
     );
-    const [rows, columns] = [layers.length, table.steps.length];
-    this.cells.width = Math.max(columns, 1);
-    this.cells.height = Math.max(rows, 1);
-    const context = this.cells.getContext('2d');
-    const image = context.createImageData(this.cells.width, this.cells.height);
-    layers.forEach((layer, row) => {
-      table.row(table.rowOf.get(layer)).forEach((value, column) => {
-        const colour = paint(scale, value);
-        if (colour) image.data.set([...colour, 255], 4 * (row * columns + column));
-      });
-    });
-    context.putImageData(image, 0, 0);
+    this.cells = {columns: table.steps.length, codes: table.codesOf(layers), colours: paint(table, layers, scale)};
+    this.starts = blockStarts(layers, (layer) => table.blockOf(layer));
     this.draw();
   }
 
-  /** Highlight a layer and the column of the selected measurement. */
-  mark({hover, column, pins}) {
-    Object.assign(this, {hover, column, pins});
-    this.draw();
+  /** Highlight rows, the column of the selected measurement, and a cell. */
+  mark(marks) {
+    this.marks = marks;
+    this.drawMarks();
+  }
+
+  get width() {
+    return this.figure.clientWidth || 300;
+  }
+
+  get gutter() {
+    return (this.opens.size ? OPENS : 0) + (this.found.rows.size ? MARKS : 0) + 5;
   }
 
   get box() {
     const longest = this.kind === 'unit' ? 14 + 7 * Math.max(...this.layers.map((name) => name.length)) : Infinity;
-    const left = this.names ? Math.min(190, 0.34 * this.width, Math.max(longest, 40)) : 6;
-    return {left, top: TOP, width: Math.max(this.width - left - BAR, 10), height: this.height - TOP - BOTTOM};
+    const left = this.names ? Math.round(Math.min(190, 0.34 * this.width, Math.max(longest, 40))) : 6;
+    const height = this.height - EDGE.top - EDGE.bottom;
+    return {left, top: EDGE.top, width: Math.max(this.width - left - RIGHT, 10), height};
   }
 
-  get width() {
-    return this.canvas.clientWidth || 300;
-  }
-
-  /** The visible range of columns and rows. */
   get span() {
-    const {x0, x1, y0, y1} = this.view;
-    const [columns, rows] = [this.table.steps.length, this.layers.length];
-    return {left: x0 * columns, right: x1 * columns, top: y0 * rows, bottom: y1 * rows};
+    return this.view.span(this.table.steps.length, this.layers.length);
+  }
+
+  /** The size of a cell. */
+  get cell() {
+    const {box, span} = this;
+    return {wide: box.width / (span.right - span.left || 1), high: box.height / (span.bottom - span.top || 1)};
   }
 
   draw() {
     if (!this.table) return;
+    const context = sized(this.canvas, this.width, this.height);
+    // Panning the page with a finger must stay possible while there is nothing to pan in the map.
+    this.canvas.style.touchAction = this.view.whole ? 'pan-y' : 'none';
+    const ink = inks();
+    const {box, span, looks} = this;
     const ratio = window.devicePixelRatio || 1;
-    this.canvas.style.height = `${this.height}px`;
-    this.canvas.width = Math.round(this.width * ratio);
-    this.canvas.height = Math.round(this.height * ratio);
-    const context = this.canvas.getContext('2d');
-    context.scale(ratio, ratio);
-    const style = getComputedStyle(document.documentElement);
-    const [text, faint, accent] = ['--text', '--faint', '--accent'].map((name) => style.getPropertyValue(name));
-    const {box, span} = this;
-    context.imageSmoothingEnabled = false;
-    context.fillStyle = this.dark ? '#000' : '#fff';
-    context.fillRect(box.left, box.top, box.width, box.height);
-    if (this.layers.length) {
-      const [width, height] = [span.right - span.left, span.bottom - span.top];
-      context.drawImage(this.cells, span.left, span.top, width, height, box.left, box.top, box.width, box.height);
+    const size = {width: Math.round(box.width * ratio), height: Math.round(box.height * ratio), ratio};
+    if (this.layers.length && this.table.steps.length) {
+      const pixels = raster(this.cells, span, size, looks);
+      const image = new ImageData(new Uint8ClampedArray(pixels.buffer), size.width, size.height);
+      context.putImageData(image, Math.round(box.left * ratio), Math.round(box.top * ratio));
     }
-    context.font = '11px Roboto, system-ui, sans-serif';
-    context.textBaseline = 'middle';
-    if (this.names) this.drawNames(context, {text, faint, accent});
-    this.drawTimes(context, text);
-    this.drawBar(context, text);
-    this.drawMarks(context, text);
+    context.strokeStyle = ink.line;
+    context.strokeRect(box.left - 0.5, box.top - 0.5, box.width + 1, box.height + 1);
+    this.drawBlocks(context, ink);
+    if (this.names) this.drawNames(context, ink);
+    this.drawTimes(context, ink);
+    this.drawMarks();
   }
 
-  drawNames(context, {text, faint, accent}) {
-    const {box, span} = this;
-    const rowHeight = box.height / (span.bottom - span.top || 1);
-    const every = Math.max(1, Math.ceil(11 / rowHeight));
-    context.textAlign = 'right';
+  drawBlocks(context, ink) {
+    const {box, span, cell} = this;
+    // Lines that are close to each other would hide what they divide.
+    if (cell.high * this.layers.length < 14 * this.starts.length) return;
+    for (const row of this.starts) {
+      const y = Math.round(box.top + (row - span.top) * cell.high) - 0.5;
+      if (y < box.top || y > box.top + box.height) continue;
+      context.fillStyle = ink.ground;
+      context.fillRect(box.left, y, box.width, 1);
+      context.fillStyle = ink.line;
+      if (this.names) context.fillRect(box.left - this.gutter, y, this.gutter, 1);
+    }
+  }
+
+  drawNames(context, ink) {
+    const {box, span, cell, found} = this;
+    const every = Math.max(1, Math.ceil(11 / cell.high));
     for (let row = Math.floor(span.top); row < Math.min(Math.ceil(span.bottom), this.layers.length); row++) {
-      const y = box.top + (row + 0.5 - span.top) * rowHeight;
-      const lit = this.layers[row] === this.hover;
-      if ((row % every && !lit) || y < box.top || y > box.top + box.height) continue;
-      const middle = Math.max(y, box.top + 4);
-      const opens = this.opens.has(this.layers[row]);
-      context.fillStyle = opens ? accent : lit ? text : faint;
-      context.font = `${lit ? 'bold ' : ''}${Math.max(8, Math.min(12, rowHeight))}px Roboto, system-ui, sans-serif`;
-      if (opens) context.fillText('▸', box.left - 3, middle);
-      const right = box.left - (this.opens.size ? 14 : 5);
-      context.fillText(fit(context, this.layers[row], right - 5), right, middle);
+      const y = box.top + (row + 0.5 - span.top) * cell.high;
+      if (y < box.top || y > box.top + box.height) continue;
+      const layer = this.layers[row];
+      if (found.rows.has(layer)) {
+        context.fillStyle = ink.finding;
+        const high = Math.min(Math.max(cell.high - 2, 2), 9);
+        context.fillRect(box.left - MARKS + 2, y - high / 2, 6, high);
+      }
+      if (row % every === 0) this.drawName(context, ink, row, y, false);
     }
   }
 
-  drawTimes(context, text) {
-    const {box, span} = this;
-    const values = this.table.times(this.axis);
-    context.fillStyle = text;
-    context.font = '11px Roboto, system-ui, sans-serif';
+  drawName(context, ink, row, y, lit) {
+    const {box, cell, opens, found} = this;
+    const layer = this.layers[row];
+    const middle = Math.max(y, box.top + 4);
+    context.textAlign = 'right';
+    context.fillStyle = lit ? ink.text : ink.faint;
+    context.font = FONT.replace('11px', `${lit ? 'bold ' : ''}${Math.max(9, Math.min(12, cell.high))}px`);
+    const right = box.left - this.gutter;
+    const width = (text) => context.measureText(text).width;
+    context.fillText(fit(this.table.shortOf(layer), right - 3, width), right, middle);
+    if (!opens.has(layer)) return;
+    context.fillStyle = ink.accent;
+    context.fillText('▸', box.left - (found.rows.size ? MARKS : 0) - 5, middle);
+  }
+
+  drawTimes(context, ink) {
+    const {box, span, cell, found, axis} = this;
+    const values = this.table.times(axis);
+    context.fillStyle = ink.text;
+    context.font = FONT;
     context.textAlign = 'center';
-    const columnWidth = box.width / (span.right - span.left || 1);
-    const every = roundUp(46 / columnWidth);
+    const bottom = box.top + box.height;
+    const every = roundUp(46 / cell.wide);
     const end = Math.min(span.right, values.length);
     for (let column = Math.ceil(span.left / every) * every; column < end; column += every) {
-      const x = box.left + (column + 0.5 - span.left) * columnWidth;
-      if (x < box.left + box.width) context.fillText(String(values[column]), x, box.top + box.height + 9);
+      const x = box.left + (column + 0.5 - span.left) * cell.wide;
+      if (x < box.left + box.width) context.fillText(readable(values[column]), x, bottom + 14);
     }
-    context.fillText(this.axis, box.left + box.width / 2, box.top + box.height + 25);
-  }
-
-  drawBar(context, text) {
-    const {box, scale} = this;
-    const left = box.left + box.width + 8;
-    for (let y = 0; y < box.height; y++) {
-      context.fillStyle = barColour(scale, 1 - y / (box.height - 1));
-      context.fillRect(left, box.top + y, 10, 1.5);
-    }
-    context.fillStyle = text;
-    context.textAlign = 'left';
-    for (const value of ticks(scale)) {
-      const y = box.top + (1 - scale.share(value)) * box.height;
-      context.fillText(readable(value), left + 13, Math.min(Math.max(y, box.top + 6), box.top + box.height - 6));
+    context.fillText(axis, box.left + box.width / 2, bottom + 28);
+    context.fillStyle = ink.finding;
+    for (const column of found.columns) {
+      const x = box.left + (column + 0.5 - span.left) * cell.wide;
+      if (x < box.left || x > box.left + box.width) continue;
+      context.beginPath();
+      context.moveTo(x, bottom + 1);
+      context.lineTo(x - 4, bottom + 8);
+      context.lineTo(x + 4, bottom + 8);
+      context.fill();
     }
   }
 
-  drawMarks(context, text) {
-    const {box, span} = this;
-    const [cell, line] = [box.width / (span.right - span.left || 1), box.height / (span.bottom - span.top || 1)];
-    context.save();
+  drawMarks() {
+    if (!this.table) return;
+    const context = sized(this.above, this.width, this.height);
+    const ink = inks();
+    const {box, span, cell} = this;
+    const {hover, pins = [], column = -1, time = null} = this.marks;
+    const at = this.layers.indexOf(hover);
+    if (this.names && at >= Math.floor(span.top) && at < span.bottom) {
+      const y = box.top + (at + 0.5 - span.top) * cell.high;
+      context.fillStyle = ink.ground;
+      context.fillRect(0, y - 7, box.left - this.gutter + 1, 14);
+      this.drawName(context, ink, at, y, true);
+    }
     context.beginPath();
     context.rect(box.left, box.top, box.width, box.height);
     context.clip();
-    context.strokeStyle = text;
-    for (const layer of [...(this.pins || []), this.hover]) {
-      const row = this.layers.indexOf(layer);
-      context.lineWidth = layer === this.hover ? 2 : 1;
-      if (row >= 0) context.strokeRect(box.left - 2, box.top + (row - span.top) * line, box.width + 4, line);
+    const frame = (x, y, wide, high, width) => {
+      // A dark line on a light one is seen on every colour.
+      for (const [colour, line] of [['#fff', width + 2], ['#000', width]]) {
+        Object.assign(context, {strokeStyle: colour, lineWidth: line});
+        context.strokeRect(x, y, wide, high);
+      }
+    };
+    const rowAt = new Map(this.layers.map((layer, row) => [layer, row]));
+    const rows = (first, last, width) => {
+      const high = Math.max((last - first + 1) * cell.high, 1);
+      frame(box.left - 2, box.top + (first - span.top) * cell.high, box.width + 4, high, width);
+    };
+    const pinned = pins.map((layer) => rowAt.get(layer)).filter((row) => row !== undefined);
+    for (const [first, last] of runs(pinned)) rows(first, last, 1);
+    if (at >= 0) rows(at, at, 1.5);
+    const columnAt = (index) => box.left + (index - span.left) * cell.wide;
+    if (column >= 0) frame(columnAt(column), box.top - 2, Math.max(cell.wide, 1), box.height + 4, 1);
+    if (at >= 0 && time !== null) {
+      frame(columnAt(time), box.top + (at - span.top) * cell.high, Math.max(cell.wide, 3), Math.max(cell.high, 3), 1.5);
     }
-    if (this.column >= 0) {
-      context.lineWidth = 1;
-      context.strokeRect(box.left + (this.column - span.left) * cell, box.top - 2, cell, box.height + 4);
-    }
-    context.restore();
   }
 
-  /** The cell at a position on the canvas, or null. */
+  /** What is at a place on the canvas: {part, layer, column}; part is 'name', 'opens', 'cell' or 'time'. */
   at(x, y) {
     const {box, span} = this;
-    const across = (x - box.left) / box.width;
-    const down = (y - box.top) / box.height;
-    if (across >= 1 || down < 0 || down >= 1 || !this.layers.length) return null;
-    const column = Math.floor(span.left + Math.max(across, 0) * (span.right - span.left));
+    const [across, down] = [(x - box.left) / box.width, (y - box.top) / box.height];
+    if (across >= 1 || down < 0 || !this.layers.length) return null;
+    const column = Math.min(
+      Math.floor(span.left + Math.max(across, 0) * (span.right - span.left)),
+      this.table.steps.length - 1,
+    );
+    if (down >= 1) return across >= 0 ? {part: 'time', column} : null;
     const layer = this.layers[Math.floor(span.top + down * (span.bottom - span.top))];
-    return layer === undefined ? null : {layer, column: Math.min(column, this.table.steps.length - 1)};
-  }
-
-  /** The layer with units whose name is at a position on the canvas, or null. */
-  openAt(x, y) {
-    const cell = this.names && x < this.box.left ? this.at(x, y) : null;
-    return cell && this.opens.has(cell.layer) ? cell.layer : null;
+    if (layer === undefined) return null;
+    if (across >= 0) return {part: 'cell', layer, column};
+    const opens = this.opens.has(layer) && x > box.left - this.gutter - 4;
+    return this.names ? {part: opens ? 'opens' : 'name', layer, column} : null;
   }
 
   listen() {
-    const {canvas} = this;
+    const {canvas, view} = this;
+    const touches = new Map();
     let drag = null;
-    const share = (event) => {
-      const {box} = this;
-      return [(event.offsetX - box.left) / box.width, (event.offsetY - box.top) / box.height];
+    const place = (event) => [event.offsetX, event.offsetY];
+    const share = ([x, y]) => [(x - this.box.left) / this.box.width, (y - this.box.top) / this.box.height];
+    const lift = (event) => {
+      touches.delete(event.pointerId);
+      // After a pinch, the finger that remains moves what it has left.
+      const [from] = touches.values();
+      drag = from ? {from, view: view.save(), moved: true} : null;
     };
     canvas.addEventListener('pointerdown', (event) => {
-      drag = {x: event.offsetX, y: event.offsetY, view: {...this.view}, moved: false};
+      touches.set(event.pointerId, place(event));
+      drag = {from: place(event), view: view.save(), moved: touches.size > 1};
       canvas.setPointerCapture(event.pointerId);
     });
     canvas.addEventListener('pointermove', (event) => {
       if (!this.table) return;
-      const name = this.openAt(event.offsetX, event.offsetY);
-      canvas.style.cursor = name === null ? '' : 'pointer';
-      if (!drag) return this.on.hover(this.at(event.offsetX, event.offsetY));
-      const [dx, dy] = [event.offsetX - drag.x, event.offsetY - drag.y];
+      if (touches.size === 2) return this.pinch(touches, event, share);
+      const there = this.at(...place(event));
+      canvas.style.cursor = there && there.part !== 'cell' ? 'pointer' : '';
+      const named = there?.part === 'name' ? [there.layer, shapeOf(this.table, there.layer)] : [];
+      canvas.title = named.filter(Boolean).join('\n');
+      if (!drag) return this.on.hover(there?.layer === undefined ? null : {layer: there.layer, column: there.column});
+      const [dx, dy] = [event.offsetX - drag.from[0], event.offsetY - drag.from[1]];
       drag.moved ||= Math.hypot(dx, dy) > 4;
-      if (drag.moved) {
-        const {x0, x1, y0, y1} = drag.view;
-        this.move((-dx / this.box.width) * (x1 - x0), (-dy / this.box.height) * (y1 - y0), drag.view);
-      }
+      if (!drag.moved) return;
+      view.move(-dx / this.box.width, -dy / this.box.height, drag.view);
+      this.on.view();
     });
     canvas.addEventListener('pointerup', (event) => {
-      const cell = drag && !drag.moved && this.at(event.offsetX, event.offsetY);
-      drag = null;
-      const name = cell ? this.openAt(event.offsetX, event.offsetY) : null;
-      if (name !== null) {
-        this.on.open(name);
-      } else if (cell) {
-        this.on.select(cell.column);
-        this.on.pin(cell.layer);
-      }
+      const there = drag && !drag.moved && this.table && this.at(...place(event));
+      lift(event);
+      if (there) this.press(there);
     });
-    canvas.addEventListener('pointerleave', () => !drag && this.on.hover(null));
+    canvas.addEventListener('pointercancel', lift);
+    canvas.addEventListener('pointerleave', (event) => event.pointerType === 'mouse' && !drag && this.on.hover(null));
     canvas.addEventListener('dblclick', () => this.zoom(0));
     canvas.addEventListener(
       'wheel',
       (event) => {
         event.preventDefault();
-        this.zoom(event.deltaY < 0 ? 0.8 : 1.25, ...share(event), event.shiftKey, event.altKey);
+        const [x, y] = share(place(event));
+        this.zoom(event.deltaY < 0 ? 0.8 : 1.25, x, y, {rows: !event.shiftKey, columns: !event.altKey});
       },
       {passive: false},
     );
@@ -241,16 +283,30 @@ export class Heatmap {
     canvas.addEventListener('blur', () => this.on.hover(null));
   }
 
+  press({part, layer, column}) {
+    if (part === 'opens') return this.on.open(layer);
+    if (part === 'name') return this.on.pin(layer);
+    if (layer !== undefined) this.on.hover((this.cursor = {layer, column}));
+    this.on.select(column);
+  }
+
+  /** Two fingers zoom. */
+  pinch(touches, event, share) {
+    const apart = () => {
+      const [a, b] = [...touches.values()];
+      return Math.max(Math.hypot(a[0] - b[0], a[1] - b[1]), 1);
+    };
+    const before = apart();
+    touches.set(event.pointerId, [event.offsetX, event.offsetY]);
+    const [a, b] = [...touches.values()];
+    this.zoom(before / apart(), ...share([(a[0] + b[0]) / 2, (a[1] + b[1]) / 2]));
+  }
+
   key(event) {
     const now = this.cursor && this.layers.includes(this.cursor.layer) ? this.cursor : null;
     const row = now ? this.layers.indexOf(now.layer) : 0;
     const column = now ? now.column : Math.max(this.table.steps.length - 1, 0);
-    const to = (nextRow, nextColumn) => {
-      const clamp = (value, count) => Math.min(Math.max(value, 0), count - 1);
-      const layer = this.layers[clamp(nextRow, this.layers.length)];
-      if (layer !== undefined) this.cursor = {layer, column: clamp(nextColumn, this.table.steps.length)};
-      this.on.hover(this.cursor);
-    };
+    const to = (nextRow, nextColumn) => this.moveTo(nextRow, nextColumn);
     const keys = {
       ArrowUp: () => to(now ? row - 1 : row, column),
       ArrowDown: () => to(now ? row + 1 : row, column),
@@ -260,56 +316,53 @@ export class Heatmap {
       ' ': () => now && this.on.select(now.column),
       u: () => now && this.opens.has(now.layer) && this.on.open(now.layer),
       Escape: () => this.kind === 'unit' && this.on.close(),
-      '+': () => this.zoom(0.8, 0.5, 0.5),
-      '-': () => this.zoom(1.25, 0.5, 0.5),
+      '+': () => this.zoom(0.8),
+      '-': () => this.zoom(1.25),
       0: () => this.zoom(0),
     };
-    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    const act = keys[event.key] ?? keys[event.key.toLowerCase()];
+    if (!act || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
-    keys[event.key]();
+    act();
   }
 
-  zoom(factor, x = 0.5, y = 0.5, timeOnly = false, layersOnly = false) {
-    const {view} = this;
-    const along = (low, high, share) => {
-      if (!factor) return [0, 1];
-      const size = Math.min((high - low) * factor, 1);
-      const start = Math.min(Math.max(low + share * (high - low - size), 0), 1 - size);
-      return [start, start + size];
-    };
-    if (!layersOnly) [view.x0, view.x1] = along(view.x0, view.x1, x);
-    if (!timeOnly) [view.y0, view.y1] = along(view.y0, view.y1, y);
-    this.on.view();
+  /** Put the cursor on a cell, and bring that into view. */
+  moveTo(row, column) {
+    const [rows, columns] = [this.layers.length, this.table.steps.length];
+    const clamp = (value, count) => Math.min(Math.max(value, 0), count - 1);
+    const [y, x] = [clamp(row, rows), clamp(column, columns)];
+    if (this.layers[y] === undefined) return;
+    this.cursor = {layer: this.layers[y], column: x};
+    if (!this.view.whole) {
+      this.view.revealRows(y / rows, (y + 1) / rows);
+      this.view.revealColumns(x / columns, (x + 1) / columns);
+      this.on.view();
+    }
+    this.on.hover(this.cursor);
   }
 
-  move(dx, dy, from) {
-    const shift = (low, high, by) => Math.min(Math.max(by, -low), 1 - high);
-    const [x, y] = [shift(from.x0, from.x1, dx), shift(from.y0, from.y1, dy)];
-    Object.assign(this.view, {x0: from.x0 + x, x1: from.x1 + x, y0: from.y0 + y, y1: from.y1 + y});
+  /** Zoom; by 0 to everything. */
+  zoom(factor, x, y, only) {
+    if (factor) this.view.zoom(factor, x, y, only);
+    else this.view.reset();
     this.on.view();
   }
+}
+
+const NOTHING = {rows: new Set(), columns: []};
+
+/** The first and last of each run of neighbours among numbers. */
+export function runs(numbers) {
+  const found = [];
+  for (const number of [...numbers].sort((a, b) => a - b)) {
+    if (found.length && found.at(-1)[1] === number - 1) found.at(-1)[1] = number;
+    else found.push([number, number]);
+  }
+  return found;
 }
 
 /** The next of 1, 2, 5, 10, 20, … */
 function roundUp(number) {
   const power = 10 ** Math.floor(Math.log10(Math.max(number, 1)));
   return power * [1, 2, 5, 10].find((step) => step * power >= number);
-}
-
-/** The end of a name matters most: `…blocks.3.conv2`. */
-function fit(context, name, width) {
-  let text = name.length > 80 ? `…${name.slice(-79)}` : name;
-  while (text.length > 2 && context.measureText(text).width > width) text = `…${text.slice(2 + (text.length >> 4))}`;
-  return text;
-}
-
-function ticks({low, high, logarithmic}) {
-  if (!logarithmic) return [0, 0.25, 0.5, 0.75, 1].map((share) => low + share * (high - low));
-  const steps = high / low > 1000 ? [1] : [1, 2, 5];
-  const found = [];
-  for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power++) {
-    for (const step of steps) found.push(step * 10 ** power);
-  }
-  const inside = found.filter((value) => value >= low * 0.999 && value <= high * 1.001);
-  return inside.length ? inside : [low, high];
 }
