@@ -19,7 +19,7 @@ from lightning_rwc.history import RWCHistory
 from lightning_rwc.loggers import LoggerOutput, Picture
 from lightning_rwc.metric import Measurement
 from lightning_rwc.movement import MOVEMENTS
-from lightning_rwc.options import check_heatmap, check_prefix
+from lightning_rwc.options import check_heatmap, check_prefix, check_strip_prefix
 from lightning_rwc.quantity import CHANGE_SINCE_START, RELATIVE_WEIGHT_CHANGE, Quantity, ScaleName
 from lightning_rwc.recorder import Recorder
 from lightning_rwc.scale import scale_of
@@ -43,7 +43,7 @@ class Announcer:
         strip_prefix: what tags leave out at the start of a layer's name.
 
     Raises:
-        TypeError: if ``heatmap`` is neither a bool nor an int.
+        TypeError: if ``heatmap`` is neither a bool nor an int, or ``strip_prefix`` is not a string.
         ValueError: if ``heatmap`` is below 1, ``prefix`` is blank, or ``scale`` is unknown.
 
     """
@@ -53,6 +53,7 @@ class Announcer:
     ) -> None:
         check_heatmap(heatmap)
         check_prefix(prefix)
+        check_strip_prefix(strip_prefix)
         scale_of(RELATIVE_WEIGHT_CHANGE, scale)
         self._tags = Tags(prefix, strip_prefix)
         self._heatmap, self._scale = heatmap, scale
@@ -243,7 +244,7 @@ class Announcer:
         self._next_picture = now + (now - start) / _PICTURE_SHARE
 
     def _tables(self, recorder: Recorder) -> Iterator[tuple[Tags, RWCHistory, Quantity]]:
-        yield self._tags, recorder.history, _quantities_of_units(recorder)[0]
+        yield self._tags, recorder.history, _of_run(RELATIVE_WEIGHT_CHANGE, recorder)
         for measure, table in recorder.measures:
             yield self._tags.measure(measure.name), table, _of_run(measure.quantity, recorder)
 

@@ -32,7 +32,6 @@ from lightning_rwc.options import (
     check_norm,
     check_relative_to,
     check_snapshot_device,
-    check_strip_prefix,
     check_units_with_samples,
 )
 from lightning_rwc.quantity import RWC, ScaleName
@@ -171,7 +170,6 @@ class RWCCallback(Callback):
         LayerSelection(layers, group_by)
         self._cadence = Cadence(every_n_epochs, every_n_train_steps)
         self._announcer = Announcer(prefix, heatmap, scale, strip_prefix)
-        check_strip_prefix(strip_prefix)
         check_findings(findings)
         check_ignore_findings(ignore_findings, KINDS)
         self._recorder = Recorder(measures, findings, ignore_findings)

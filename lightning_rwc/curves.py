@@ -26,7 +26,6 @@ from lightning_rwc.drawing import (
     drawable,
     frame,
     key,
-    log_limits,
     log_ticks,
     lost_since,
     round_times,
@@ -36,6 +35,7 @@ from lightning_rwc.findings.marks import MARK, column_key, concerned, mark_colum
 from lightning_rwc.names import shown
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
 from lightning_rwc.row_names import text_width
+from lightning_rwc.scale import auto_limits
 
 if TYPE_CHECKING:
     from lightning_rwc.findings.finding import Finding
@@ -146,7 +146,7 @@ def _scale_axis(  # noqa: PLR0917
     elif quantity.share:
         axes.set_ylim(-0.03, 1.03)
     else:
-        low, high = log_limits(np.append(values[places], targets[np.isfinite(targets)]))
+        low, high = auto_limits(np.append(values[places], targets[np.isfinite(targets)]), (0, 100))
         axes.set_yscale("log")
         axes.set_ylim(low / 1.3, high * 1.3)
         log_ticks(axes.yaxis, low, high)

@@ -125,15 +125,6 @@ def log_ticks(axis: Axis, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
-def log_limits(positive: Table) -> tuple[float, float]:
-    """The smallest and the largest of positive values, apart from each other."""
-    if not positive.size:
-        return 1e-6, 1.0
-    # Matplotlib treats an axis with limits beyond these as empty.
-    high, low = np.clip([positive.max(), positive.min()], 1e-200, 1e200).tolist()
-    return (low, high) if low < high else (low / 3, high * 3)
-
-
 def drawable(values: Table, quantity: Quantity) -> npt.NDArray[np.bool_]:
     """Which values have a place on the scale of ``quantity``."""
     return np.isfinite(values) & ((values > 0) | quantity.linear)

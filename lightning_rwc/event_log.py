@@ -16,13 +16,10 @@ from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from werkzeug.test import Client
 
 from lightning_rwc.findings.finding import Finding
-from lightning_rwc.log_table import LogTable, NothingYetError, choice, sizes, without
+from lightning_rwc.log_table import EVENTS, LogTable, NothingYetError, choice, sizes, without
 from lightning_rwc.quantity import Quantity, ScaleName
 from lightning_rwc.tensorboard.contents import PLUGIN_NAME, UNITS
 from lightning_rwc.tensorboard.plugin import RWCPlugin
-
-EVENTS = "tfevents"
-"""What is in the name of each event file."""
 
 # It tells of each file that ends within an event, as that of a run that is alive does.
 logging.getLogger("tensorboard").setLevel(logging.ERROR)

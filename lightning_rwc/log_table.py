@@ -15,6 +15,8 @@ from lightning_rwc.history import RWCHistory
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.scale import spans
 
+EVENTS = "tfevents"
+"""What is in the name of each event file."""
 _MOST_NAMED = 12
 
 

@@ -97,12 +97,7 @@ class LoggerOutput:
             step: the step.
 
         """
-        for logger in loggers:
-            name = _supported(logger, _PICTURE_WRITERS)
-            if name is not None:
-                for tag, picture in pictures.items():
-                    with self.survive(f"logging pictures to {_class_name(logger)}"):
-                        _PICTURE_WRITERS[name](logger, tag, picture, step)
+        self._write("pictures", loggers, _PICTURE_WRITERS, pictures, step)
 
     @staticmethod
     def show_pages(loggers: Iterable[Logger]) -> bool:
@@ -118,12 +113,22 @@ class LoggerOutput:
             step: the step.
 
         """
+        self._write("pages", loggers, _PAGE_WRITERS, pages, step)
+
+    def _write(
+        self,
+        what: str,
+        loggers: Iterable[Logger],
+        writers: Mapping[str, Callable[[Any, str, Any, int], None]],
+        contents: Mapping[str, Any],
+        step: int,
+    ) -> None:
         for logger in loggers:
-            name = _supported(logger, _PAGE_WRITERS)
+            name = _supported(logger, writers)
             if name is not None:
-                for tag, page in pages.items():
-                    with self.survive(f"logging pages to {_class_name(logger)}"):
-                        _PAGE_WRITERS[name](logger, tag, page, step)
+                for tag, content in contents.items():
+                    with self.survive(f"logging {what} to {_class_name(logger)}"):
+                        writers[name](logger, tag, content, step)
 
     def findings(self, loggers: Iterable[Logger], tag: str, findings: Sequence[Finding], told: int) -> None:
         """Write findings to loggers that take text.

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from lightning_rwc.history import RWCHistory
-from lightning_rwc.log_table import LogTable, NothingYetError, of_history, sizes, some, without
+from lightning_rwc.log_table import EVENTS, LogTable, NothingYetError, of_history, sizes, some, without
 from lightning_rwc.metrics_log import FINDINGS, METRICS, MetricsLog, is_metrics, quantities
 from lightning_rwc.natural import natural_key
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE
 
 if TYPE_CHECKING:
     from lightning_rwc.event_log import EventLog
-
-_EVENTS = "tfevents"
 
 
 class Log(Protocol):
@@ -55,7 +53,7 @@ def open_log(path: Path) -> Log:
         raise FileNotFoundError(f"There is nothing at {str(path)!r}. Give a folder of logs, a log or a history.")
     if path.is_dir():
         return _Folder(path)
-    if _EVENTS in path.name:
+    if EVENTS in path.name:
         return _File(_event_log(path), path)
     if path.suffix == ".csv" and is_metrics(path):
         return _File(MetricsLog(path), path)
@@ -75,7 +73,7 @@ class _Folder:
     def _files(self) -> Iterator[Path]:
         for folder, _, names in os.walk(self._path, followlinks=True):
             yield from (
-                Path(folder, name) for name in names if _EVENTS in name or name == METRICS or name.endswith(FINDINGS)
+                Path(folder, name) for name in names if EVENTS in name or name == METRICS or name.endswith(FINDINGS)
             )
 
     def read(self, run: str | None, prefix: str | None) -> LogTable:

@@ -68,10 +68,13 @@ def scale_of(quantity: Quantity, scale: ScaleName | None = None) -> ScaleName:
     return quantity.scale if scale is None or quantity.scale == "auto" else scale
 
 
-def auto_limits(positive: npt.NDArray[np.float64]) -> tuple[float, float]:
-    """The limits of a logarithmic scale for positive ``values``: their 2nd and 98th percentile.
+def auto_limits(
+    positive: npt.NDArray[np.float64], percentiles: tuple[int, int] = AUTO_PERCENTILES
+) -> tuple[float, float]:
+    """The limits of a logarithmic scale for positive values: two of their percentiles, apart from each other.
 
-    So a few layers that start at zero do not take the differences from all others.
+    By default these are the 2nd and the 98th, so that a few layers that start at zero do not take the differences from
+    all others.
 
     Example:
         >>> auto_limits(np.arange(101.0))
@@ -81,5 +84,5 @@ def auto_limits(positive: npt.NDArray[np.float64]) -> tuple[float, float]:
     if not positive.size:
         return 1e-6, 1.0
     # Matplotlib treats an axis with limits beyond these as empty.
-    low, high = np.clip(np.percentile(positive, AUTO_PERCENTILES), 1e-200, 1e200).tolist()
+    low, high = np.clip(np.percentile(positive, percentiles), 1e-200, 1e200).tolist()
     return (low, high) if low < high else (low / 3, high * 3)

@@ -159,11 +159,10 @@ class TerminalMap:
         wide = min(max((width - gutter) // len(columns), 1), _WIDEST_CELL)
 
         yield Text(f"{printable(table.title)}: {self._scale.label}", style="bold")
-        by_epoch = None not in table.epochs and len({*table.epochs}) == len(table.epochs)
-        times = np.array(table.epochs if by_epoch else table.steps, dtype=np.float64)
+        times, time_label = self._times
         lost = self._cells == Cell.NOT_FINITE
         if lost.any():
-            yield Text(lost_since(lost, short, times, "epoch" if by_epoch else "step"), style="bold red")
+            yield Text(lost_since(lost, short, np.array(times, dtype=np.float64), time_label), style="bold red")
         if len(rows) < len(table.layers):
             yield Text(f"{len(rows)} of {len(table.layers):,} layers, evenly spaced. --rows all draws every layer.")
         yield from self._column_marks(columns, wide, gutter)
@@ -178,6 +177,12 @@ class TerminalMap:
         yield from self._axis(columns, wide, gutter)
         yield from self._key({*np.unique(self._cells[np.ix_(columns, rows)]).tolist()}, plain, gutter, width)
         yield from self._findings()
+
+    @property
+    def _times(self) -> tuple[Sequence[int | None], str]:
+        epochs = self._table.epochs
+        by_epoch = None not in epochs and len({*epochs}) == len(epochs)
+        return (epochs, "epoch") if by_epoch else (self._table.steps, "step")
 
     def _look(self, column: int, row: int, plain: bool) -> "_Look":
         kind = self._cells[column, row]
@@ -200,11 +205,10 @@ class TerminalMap:
         yield Text("".join(line).rstrip(), no_wrap=True)
 
     def _axis(self, columns: Indices, wide: int, gutter: int) -> Iterator[Text]:
-        epochs = self._table.epochs
-        by_epoch = None not in epochs and len({*epochs}) == len(epochs)
-        times = [str((epochs if by_epoch else self._table.steps)[column]) for column in columns]
+        all_times, time_label = self._times
+        times = [str(all_times[column]) for column in columns]
         stride = next(n for n in _STRIDES if n * wide > max(map(len, times)) or n >= len(times))
-        line = f"{'epoch' if by_epoch else 'step':>{gutter - 2}}  "
+        line = f"{time_label:>{gutter - 2}}  "
         for position in range(0, len(times), stride):
             start = gutter + position * wide + max((wide - len(times[position])) // 2, 0)
             fits = len(line) <= start <= gutter + len(times) * wide - len(times[position])
