@@ -5,17 +5,15 @@ It needs the packages of ``pip install -e ".[dev]"``, Chromium, and a minute.
 """
 
 import tempfile
-import time
 from io import BytesIO
-from urllib.request import urlopen
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from PIL import Image, ImageChops
-from playwright.sync_api import sync_playwright
 
 from docs.pictures import IMAGES, CutOff, fit
-from tests.tensorboard.logs import serve
-from tests.tensorboard.test_tab import CHROMIUM, FLAGS, Tab
+from tests.tensorboard.chromium import chromium
+from tests.tensorboard.logs import served
+from tests.tensorboard.test_tab import Tab
 
 _MARGIN = 12
 
@@ -24,19 +22,10 @@ def main() -> None:
     """Train the network whose block is cut off, open its tab, and write what it shows."""
     with tempfile.TemporaryDirectory() as folder:
         fit(CutOff, TensorBoardLogger(folder, name="cut_off"))
-        process, url = serve(folder)
-        try:
-            while b'"cut_off' not in urlopen(f"{url}data/plugin/lightning_rwc/runs").read():
-                time.sleep(0.2)
-            with sync_playwright() as playwright:
-                browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-                tab = Tab(browser, url).drawn()
-                tab.page.wait_for_timeout(5000)  # until the log has been read and TensorBoard's fonts are there
-                picture = Image.open(BytesIO(tab.page.screenshot())).convert("RGB")
-                browser.close()
-        finally:
-            process.terminate()
-            process.wait()
+        with served(folder, named="cut_off") as url, chromium() as browser:
+            tab = Tab(browser, url).drawn()
+            tab.page.wait_for_timeout(5000)  # until the log has been read and TensorBoard's fonts are there
+            picture = Image.open(BytesIO(tab.page.screenshot())).convert("RGB")
     below = picture.getpixel((picture.width // 2, picture.height - 1))
     box = ImageChops.difference(picture, Image.new("RGB", picture.size, below)).getbbox()
     # In all colours: with fewer, those of the heatmap and of its bar would not be exact.

@@ -4,7 +4,6 @@
 import base64
 import json
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from lightning_rwc.cells import Cell
 from lightning_rwc.hover_page import hover_page
 from lightning_rwc.plotting import to_image
 from lightning_rwc.quantity import RELATIVE_WEIGHT_CHANGE, Quantity
+from tests.tensorboard.chromium import CHROMIUM, chromium
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "</script><script>document.title='hacked'</script><img src=x onerror=\"document.title='hacked'\">"
 VALUES = [[np.inf, 0.5, 0.0], [0.012345, np.nan, 0.0], [0.002, np.nan, 0.001]]
 CAUSES = np.array([[0, 0, 0], [0, Cell.NOT_FINITE, 0], [0, Cell.NOT_FINITE, Cell.ONLY_DECAYS]], np.uint8)
@@ -34,8 +33,6 @@ def content_of(page):
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium or Chrome, which is not installed here")
 @pytest.mark.parametrize("width", [1200, 500])
 def test_the_pointer_reads_cells_in_a_frame_like_that_of_weights_and_biases(width):
-    from playwright.sync_api import sync_playwright
-
     history = RWCHistory(["model.stem", HOSTILE, "model.head"], [0, 1, 2], [9, 19, 39], VALUES)
     source = base64.b64encode(page_of(history, causes=CAUSES).encode()).decode()
     style = "width: 100%; height: 700px; border: 0"
@@ -48,8 +45,7 @@ def test_the_pointer_reads_cells_in_a_frame_like_that_of_weights_and_biases(widt
         (2, 0): "model.head\nepoch 0 · step 9\n0: did not move",
         (2, 2): "model.head\nepoch 2 · step 39\n0.001 in 20 steps: 0.00005 per step\nonly decays: no gradient",
     }
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with chromium() as browser:
         page = browser.new_page(viewport={"width": width, "height": 800})
         errors, requests = [], []
         page.on("pageerror", lambda error: errors.append(str(error)))
@@ -70,7 +66,6 @@ def test_the_pointer_reads_cells_in_a_frame_like_that_of_weights_and_biases(widt
         page.mouse.move(area["x"] - 20, area["y"] + 5)
         told.wait_for(state="hidden")
         assert not inner.title()
-        browser.close()
     assert errors == []
     assert set(requests) <= {"data"}
 

@@ -11,7 +11,9 @@ from urllib.request import urlopen
 import numpy as np
 
 from tests.benchmarks.timing import summary
-from tests.tensorboard.test_tab import CHROMIUM, FLAGS, Tab, serve, write
+from tests.tensorboard.chromium import CHROMIUM, chromium
+from tests.tensorboard.logs import served, write
+from tests.tensorboard.test_tab import Tab
 
 _START = """
 import time
@@ -56,38 +58,25 @@ def _served(runs, layers, steps):
     with tempfile.TemporaryDirectory() as folder:
         for run in runs:
             write(f"{folder}/{run}", names, 10 ** rng.normal(-2, 0.5, (layers, steps)))
-        process, url = serve(folder)
-        try:
-            while f'"{runs[-1]}"'.encode() not in urlopen(f"{url}data/plugin/lightning_rwc/runs").read():
-                time.sleep(0.2)
+        with served(folder, named=f'{runs[-1]}"') as url:
             time.sleep(5)  # until the logs have been read
             yield url
-        finally:
-            process.terminate()
-            process.wait()
 
 
 def _all_runs(url, repeats):
-    from playwright.sync_api import sync_playwright
-
     drawn = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         for _ in range(repeats):
             page = Tab(browser, url, view="all").drawn()
             assert page.frame.evaluate("document.querySelectorAll('#smallMaps figure.small').length") == 20
             drawn.append(page.frame.evaluate("performance.getEntriesByName('rwc drawn')[0].startTime"))
             page.close()
-        browser.close()
     return {"drawn": summary(drawn)}
 
 
 def _page(url, repeats):
-    from playwright.sync_api import sync_playwright
-
     drawn, hovered = [], []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         for _ in range(repeats):
             page = Tab(browser, url).drawn()
             drawn.append(page.frame.evaluate("performance.getEntriesByName('rwc drawn')[0].startTime"))
@@ -106,5 +95,4 @@ def _page(url, repeats):
                 }"""
             )
             page.close()
-        browser.close()
     return {"drawn": summary(drawn), "hover": summary(hovered)}

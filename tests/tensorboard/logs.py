@@ -5,6 +5,8 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
+from urllib.request import urlopen
 
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
@@ -76,7 +78,31 @@ def write(folder, layers, values, first=0, epoch_length=10, correlations=(), **k
                 announce(writer, step, layers, **known)
 
 
-def serve(folder, *flags):
+@contextmanager
+def served(folder, *flags, runs=0, named=""):
+    """The address of a TensorBoard, which ends afterwards.
+
+    Args:
+        folder: the folder of logs.
+        flags: of TensorBoard.
+        runs: how many tables of runs the tab must know first.
+        named: a run that it must know first.
+
+    """
+    process, address = _start(folder, *flags)
+    try:
+        while True:
+            answer = urlopen(f"{address}data/plugin/lightning_rwc/runs").read().decode()
+            if answer.count('"run"') >= runs and f'"{named}' in answer:
+                break
+            time.sleep(0.2)
+        yield address
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _start(folder, *flags):
     """Start TensorBoard; returns its process and address."""
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -2,16 +2,15 @@
 """Two runs beside each other, and many at once, in a real browser."""
 
 import re
-import time
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
 from matplotlib import colormaps
 from torch.utils.tensorboard import SummaryWriter
 
-from tests.tensorboard.logs import announce, serve, write, write_measurement
-from tests.tensorboard.test_tab import CHROMIUM, FLAGS, Tab
+from tests.tensorboard.chromium import CHROMIUM
+from tests.tensorboard.logs import announce, served, write, write_measurement
+from tests.tensorboard.test_tab import Tab
 
 LAYERS = ["stem", "block.10", "block.2", "head"]
 FIRST = np.array([[1e-3, 1e-2, 0.0], [1e-1, 2e-2, np.nan], [5e-2, 5e-2, 0.0], [1.0, np.inf, 0.3]])
@@ -92,22 +91,8 @@ def log_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(log_dir):
-    process, address = serve(log_dir)
-    while urlopen(f"{address}data/plugin/lightning_rwc/runs").read().count(b'"run"') < 16:
-        time.sleep(0.2)
-    yield address
-    process.terminate()
-    process.wait()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with served(log_dir, runs=16) as address:
+        yield address
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tensorboard.compat.proto import summary_pb2
 from tensorboard.util.tensor_util import make_tensor_proto
 from torch.utils.tensorboard import SummaryWriter
 
-from tests.tensorboard.logs import announce, serve, write_measurement, write_units
+from tests.tensorboard.logs import announce, served, write_measurement, write_units
 
 LONG = 2500  # measurements, of which TensorBoard keeps 1,000
 UNITS = {"b": ["0", "1"]}
@@ -100,25 +100,21 @@ def log_dir(tmp_path_factory):
 def get(request, log_dir):
     if request.param == "true" and find_spec("tensorboard_data_server") is None:
         pytest.skip("there is no data server for this platform")
-    process, address = serve(log_dir, "--load_fast", request.param)
+    with served(log_dir, "--load_fast", request.param) as address:
 
-    def answer(route, **query):
-        with urlopen(f"{address}data/plugin/lightning_rwc/{route}?{urlencode(query)}") as response:
-            return json.load(response)
+        def answer(route, **query):
+            with urlopen(f"{address}data/plugin/lightning_rwc/{route}?{urlencode(query)}") as response:
+                return json.load(response)
 
-    def read():
-        return {one["run"] for one in answer("runs")["series"]} == {"changed", "resumed", "long", "prefixed"}
+        def read():
+            return {one["run"] for one in answer("runs")["series"]} == {"changed", "resumed", "long", "prefixed"}
 
-    try:
         deadline = time.monotonic() + 60
         while not (read() and answer("table", run="long", prefix="rwc")["steps"][-1] == 3 * LONG - 1):
             assert time.monotonic() < deadline
             time.sleep(0.2)
         time.sleep(2)  # the other runs are read at the same time, and are shorter
         yield answer
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def values(table):

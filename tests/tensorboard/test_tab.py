@@ -5,11 +5,8 @@ import csv
 import io
 import json
 import re
-import shutil
-import time
 from importlib import resources
 from urllib.parse import quote, unquote
-from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -19,18 +16,9 @@ from torch.utils.tensorboard import SummaryWriter
 from lightning_rwc.cells import Cell
 from lightning_rwc.findings.finding import Finding
 from lightning_rwc.scale import FIXED
-from tests.tensorboard.logs import announce, serve, write, write_measurement, write_units
+from tests.tensorboard.chromium import CHROMIUM
+from tests.tensorboard.logs import announce, served, write, write_measurement, write_units
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 HOSTILE = ['<img src=x onerror="window.hacked=1">', "../../etc/passwd", "x" * 10_000, "a\u202eb", "(a+)+$", "=1+1"]
 LAYERS = ["stem", "block.10", "block.2", "head"]
 VALUES = np.array([[1e-3, 1e-2, 0.0], [1e-1, 2e-2, np.nan], [5e-2, 5e-2, 5e-2], [1.0, np.inf, 0.3]])
@@ -85,23 +73,8 @@ def log_dir(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def url(log_dir):
-    process, address = serve(log_dir)
-    wanted = 15
-    while urlopen(f"{address}data/plugin/lightning_rwc/runs").read().count(b'"run"') < wanted:
-        time.sleep(0.2)
-    yield address
-    process.terminate()
-    process.wait()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield chromium
-        chromium.close()
+    with served(log_dir, runs=15) as address:
+        yield address
 
 
 class Tab:
@@ -875,8 +848,7 @@ def test_large_log_is_drawn_soon_and_answers_at_once(tab):
 
 
 def test_live_log_grows_without_losing_the_selection(browser, tmp_path):
-    process, address = serve(tmp_path)
-    try:
+    with served(tmp_path) as address:
         live = Tab(browser, address)
         live.wait("document.querySelector('#empty') && !document.querySelector('#empty').hidden")
         assert "RWCCallback()" in live.frame.inner_text("#empty")
@@ -895,15 +867,11 @@ def test_live_log_grows_without_losing_the_selection(browser, tmp_path):
         assert live.frame.input_value("select[name=sort]") == "name"
         assert live.frame.inner_text(".profile") == "at epoch 1"
         live.close()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def test_a_link_is_restored_when_its_runs_are_read(browser, tmp_path):
     write(tmp_path / "first", LAYERS, OTHER)
-    process, address = serve(tmp_path)
-    try:
+    with served(tmp_path) as address:
         waiting, touched = (Tab(browser, address, run="late", other="later").drawn() for _ in range(2))
         assert waiting.frame.locator("#notes p").all_inner_texts() == [
             "The run “late” of this link is not in this log (yet). The run “first” is shown.",
@@ -920,15 +888,11 @@ def test_a_link_is_restored_when_its_runs_are_read(browser, tmp_path):
         assert touched.frame.inner_text("#pins") == "block.10"
         for one in (waiting, touched):
             one.close()
-    finally:
-        process.terminate()
-        process.wait()
 
 
 def test_a_newer_run_is_shown_until_the_user_does_something(browser, tmp_path):
     write(tmp_path / "first", LAYERS, OTHER)
-    process, address = serve(tmp_path)
-    try:
+    with served(tmp_path) as address:
         live = Tab(browser, address).drawn()
         write(tmp_path / "second", LAYERS, VALUES)
         live.wait("document.querySelector('select[name=run]').value === 'second'")
@@ -940,6 +904,3 @@ def test_a_newer_run_is_shown_until_the_user_does_something(browser, tmp_path):
         assert live.frame.input_value("select[name=run]") == "second"
         assert live.frame.inner_text("#pins") == "block.10"
         live.close()
-    finally:
-        process.terminate()
-        process.wait()
