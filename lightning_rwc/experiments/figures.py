@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from lightning_rwc.drawing import log_ticks
 from lightning_rwc.experiments.groups import paper_groups
-from lightning_rwc.experiments.results import RECORDED, Array, Results
+from lightning_rwc.experiments.results import NORMS, Array, Results
 from lightning_rwc.norms import Norm
 
 _CMAP = colormaps["viridis"]
@@ -22,8 +22,8 @@ def group_curves(results: Results) -> Figure:
     """Draw the mean relative weight change of each group of layers over epochs, with a panel for each norm."""
     groups = paper_groups(results.architecture, results.layers)
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(RECORDED))
-    for axes, norm in zip(panels, RECORDED, strict=True):
+    panels = figure.subplots(1, len(NORMS))
+    for axes, norm in zip(panels, NORMS, strict=True):
         for colour, (group, layers) in zip(_CMAP(np.linspace(0, 0.9, len(groups))), groups.items(), strict=True):
             curves = results.curves[norm][:, :, np.isin(results.layers, layers)].mean(axis=2)
             _band(axes, np.arange(curves.shape[1]), curves, colour, group)
@@ -55,8 +55,8 @@ def layer_curves(results: Results, norm: Norm) -> Figure:
 def depth_profile(results: Results) -> Figure:
     """Draw each layer's mean over epochs, in definition order, with a panel for each norm."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(RECORDED))
-    for axes, norm in zip(panels, RECORDED, strict=True):
+    panels = figure.subplots(1, len(NORMS))
+    for axes, norm in zip(panels, NORMS, strict=True):
         means = results.curves[norm].mean(axis=1)
         _band(axes, np.arange(means.shape[1]), means, _CMAP(0.3), "mean over epochs")
         _finish(axes, norm, "layer, in definition order")

@@ -12,7 +12,7 @@ from lightning_rwc import __version__, plotting
 from lightning_rwc.experiments.claims import CLAIMS, Judgement, judge, together
 from lightning_rwc.experiments.figures import depth_profile, group_curves, layer_curves
 from lightning_rwc.experiments.groups import paper_groups
-from lightning_rwc.experiments.results import RECORDED, SETTINGS, Results, interval, load_results
+from lightning_rwc.experiments.results import NORMS, SETTINGS, Results, interval, load_results
 
 
 def write_report(out: Path) -> Path:
@@ -32,7 +32,7 @@ def write_report(out: Path) -> Path:
 
     """
     results = load_results(out)
-    judgements = [judgement for norm in RECORDED for judgement in judge(results, norm, _others(results, out))]
+    judgements = [judgement for norm in NORMS for judgement in judge(results, norm, _others(results, out))]
     tables = {
         "runs": pd.DataFrame(results.runs),
         "groups": _groups(results),
@@ -65,8 +65,8 @@ def write_report(out: Path) -> Path:
             accuracies={name: interval(results.accuracy(f"test_{name}")) for name in ("top1", "top5")},
             claim=claim,
             judgements=judgements,
-            together={norm: together([j for j in judgements if j.norm == norm]) for norm in RECORDED} if claim else {},
-            norms=list(RECORDED),
+            together={norm: together([j for j in judgements if j.norm == norm]) for norm in NORMS} if claim else {},
+            norms=list(NORMS),
             tables=tables,
             images={name: b64encode((out / f"{name}.png").read_bytes()).decode() for name in pictures},
             version=__version__,
@@ -97,14 +97,14 @@ def _groups(results: Results) -> pd.DataFrame:
     rows = [
         {"group": group, "layers": len(layers), "norm": norm, **interval(results.means(norm, layers))._asdict()}
         for group, layers in groups.items()
-        for norm in RECORDED
+        for norm in NORMS
     ]
     return pd.DataFrame(rows)
 
 
 def _correlation(results: Results) -> pd.DataFrame:
     rows = []
-    for norm in RECORDED:
+    for norm in NORMS:
         samples = results.correlations(norm)
         by_seed = {f"seed {seed}": sample for seed, sample in zip(results.seeds, samples, strict=True)}
         rows.append({"norm": norm, **by_seed, **interval(samples)._asdict()})

@@ -15,8 +15,18 @@ from lightning_rwc.depth import depth_correlation
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.norms import Norm
 
-RECORDED: dict[Norm, str] = {"l1": "rwc", "l2": "rwc_l2", "elementwise": "rwc_elementwise"}
-"""The norms that each run records, and the prefix of their tags."""
+NORMS: tuple[Norm, ...] = ("l1", "l2", "elementwise")
+"""The norms under which claims are judged."""
+RECORDED = {
+    "l1": "rwc",
+    "l2": "rwc_l2",
+    "elementwise": "rwc_elementwise",
+    "rotation": "rwc_rotation",
+    "l1 since the start": "rwc_initial",
+    "elementwise, equal samples": "rwc_sample",
+}
+"""What each run records, and the name of its table. Tables of norms have the prefix of their tags as names."""
+LAYERS = "layers.csv"
 SETTINGS = "settings.yaml"
 FINISHED = "finished.json"
 
@@ -28,9 +38,9 @@ def seed_folder(out: Path, seed: int) -> Path:
     return out / f"seed_{seed}"
 
 
-def history_file(folder: Path, norm: Norm) -> Path:
-    """Return the file of a run's history by ``norm``."""
-    return folder / f"{RECORDED[norm]}.csv"
+def history_file(folder: Path, recording: str) -> Path:
+    """Return the file of a run's history of a ``recording``."""
+    return folder / f"{RECORDED[recording]}.csv"
 
 
 class Interval(NamedTuple):
@@ -74,7 +84,7 @@ class Results:
     settings: dict[str, Any]
     runs: list[dict[str, Any]]
     layers: list[str]
-    curves: dict[Norm, Array]
+    curves: dict[str, Array]
 
     @property
     def architecture(self) -> str:
@@ -95,12 +105,12 @@ class Results:
         """Return the test accuracy of each seed."""
         return np.array([run[name] for run in self.runs])
 
-    def means(self, norm: Norm, layers: list[str]) -> Array:
+    def means(self, norm: str, layers: list[str]) -> Array:
         """Return each seed's mean relative weight change over epochs and ``layers``."""
         chosen = np.isin(self.layers, layers)
         return np.asarray(self.curves[norm][:, :, chosen].mean(axis=(1, 2)))
 
-    def correlations(self, norm: Norm) -> Array:
+    def correlations(self, norm: str) -> Array:
         """Return each seed's Spearman's ρ between a layer's depth and its median relative weight change."""
         return np.array([depth_correlation(medians.tolist()) for medians in np.median(self.curves[norm], axis=1)])
 
@@ -117,7 +127,7 @@ def load_results(out: Path) -> Results:
         raise FileNotFoundError(f"{out} has no finished run.")
     ended = {folder: json.loads((folder / FINISHED).read_text(encoding="utf-8")) for folder in folders}
     folders.sort(key=lambda folder: ended[folder]["seed"])
-    histories = {norm: [RWCHistory.load(history_file(folder, norm)) for folder in folders] for norm in RECORDED}
+    histories = {norm: [RWCHistory.load(history_file(folder, norm)) for folder in folders] for norm in NORMS}
     return Results(
         yaml.safe_load((out / SETTINGS).read_text(encoding="utf-8")),
         [ended[folder] for folder in folders],
