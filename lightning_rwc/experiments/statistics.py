@@ -155,6 +155,32 @@ def partial_spearman(x: npt.ArrayLike, y: npt.ArrayLike, given: npt.ArrayLike) -
     return float(np.clip((r[0, 1] - r[0, 2] * r[1, 2]) / np.sqrt(left.prod()), -1, 1))
 
 
+def depth_and_size(changes: npt.ArrayLike, sizes: npt.ArrayLike) -> dict[str, float]:
+    """Return the rank correlations of relative weight change with the depth and with the size of layers.
+
+    Logarithms of sizes would give the same, because ranks are all that counts.
+
+    Args:
+        changes: the relative weight change of each layer, from the first layer to the last.
+        sizes: the number of weights of each layer.
+
+    Returns:
+        ρ with ``"depth"``, ``"size"``, ``"depth given size"`` and ``"size given depth"``.
+
+    Example:
+        >>> {name: round(rho, 2) for name, rho in depth_and_size([0.1, 0.2, 0.4, 0.3], [10, 5, 30, 20]).items()}
+        {'depth': 0.8, 'size': 0.8, 'depth given size': 0.67, 'size given depth': 0.67}
+
+    """
+    depths = np.arange(len(np.asarray(changes)))
+    return {
+        "depth": spearman(depths, changes),
+        "size": spearman(sizes, changes),
+        "depth given size": partial_spearman(depths, changes, sizes),
+        "size given depth": partial_spearman(sizes, changes, depths),
+    }
+
+
 def _rank_correlations(*variables: npt.ArrayLike) -> npt.NDArray[np.float64]:
     from scipy.stats import rankdata
 

@@ -11,6 +11,7 @@ from scipy import stats
 from lightning_rwc.experiments.statistics import (
     LEVEL,
     correlation_interval,
+    depth_and_size,
     geometric_interval,
     holm,
     interval,
@@ -162,6 +163,18 @@ def test_partial_spearman_sees_through_a_common_cause():
     depth, change = size + rng.normal(size=4_000), size + rng.normal(size=4_000)
     assert spearman(depth, change) > 0.4
     assert partial_spearman(depth, change, size) == pytest.approx(0, abs=0.05)
+
+
+def test_depth_and_size_are_told_apart():
+    rng = np.random.default_rng(9)
+    sizes = np.exp(rng.normal(np.linspace(0, 4, 400), 2))
+    for cause in ("depth", "size"):
+        causes = np.arange(400.0) if cause == "depth" else sizes
+        found = depth_and_size(stats.zscore(stats.rankdata(causes)) + rng.normal(size=400), sizes)
+        other = "size" if cause == "depth" else "depth"
+        assert min(found["depth"], found["size"]) > 0.25
+        assert found[f"{cause} given {other}"] > 0.4
+        assert found[f"{other} given {cause}"] == pytest.approx(0, abs=0.1)
 
 
 def test_correlations_that_are_not_defined_are_nan():
