@@ -80,19 +80,23 @@ def size_profile(results: Results) -> Figure:
         axes.vlines(results.sizes, medians.min(axis=0), medians.max(axis=0), colors=colours)
         axes.scatter(results.sizes, np.exp(np.log(medians).mean(axis=0)), c=colours, zorder=2)
         _finish(axes, recording, "weights of the layer (log scale)")
-        axes.set_xscale("log")
+        if np.isfinite(axes.dataLim.minposx):
+            axes.set_xscale("log")
     panels[0].set_ylabel("relative weight change (log scale)")
     depths = ScalarMappable(Normalize(0, len(results.layers) - 1), ListedColormap(colours))
-    bar = figure.colorbar(depths, ax=panels, label="depth", ticks=[0, len(results.layers) - 1])
+    bar = figure.colorbar(depths, ax=panels, ticks=[0, len(results.layers) - 1])
     bar.ax.set_yticklabels(["first layer", "last layer"])
     return figure
 
 
 def _finish(axes: Axes, title: str, x_label: str) -> None:
-    axes.set(title=title, xlabel=x_label, yscale="log")
+    axes.set(title=title, xlabel=x_label)
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    log_ticks(axes.yaxis, *axes.get_ylim())
+    # After a run that diverged nothing may be left to draw, and no logarithmic axis can be empty.
+    if np.isfinite(axes.dataLim.minposy):
+        axes.set_yscale("log")
+        log_ticks(axes.yaxis, *axes.get_ylim())
 
 
 def _band(axes: Axes, x: npt.NDArray[Any], curves: Array, colour: Any, label: str) -> None:

@@ -8,9 +8,9 @@ from scipy import stats
 
 from lightning_rwc.experiments.authors import UNKNOWN
 from lightning_rwc.experiments.claims import CLAIMS, Claim, Comparison
-from lightning_rwc.experiments.report import _others, write_report
+from lightning_rwc.experiments.report import _depth_or_size, _others, _undefined, write_report
 from lightning_rwc.experiments.results import NORMS, RECORDED, load_results
-from tests.experiments.synthetic import ALEXNET, EARLY, LATER, MIDDLE, SIZES, settings, store
+from tests.experiments.synthetic import ALEXNET, EARLY, LATER, MIDDLE, SIZES, curves, settings, store
 
 LEVELS = [0.1, 0.2, 0.2, 0.15, 0.15, 0.5]
 
@@ -41,19 +41,19 @@ def test_page_and_tables(tmp_path):
     groups = pd.read_csv(out / "groups.csv").set_index(["group", "norm", "summary"])
     for norm in NORMS:
         for group, layers in (("early", EARLY), ("middle", MIDDLE), ("later", LATER), ("all layers", range(6))):
-            curves = tables[norm][:, :, list(layers)].mean(axis=2)
+            by_epoch = tables[norm][:, :, list(layers)].mean(axis=2)
             of_seeds = {
-                "mean": curves.mean(1),
-                "geometric mean": stats.gmean(curves, 1),
-                "median": np.median(curves, 1),
+                "mean": by_epoch.mean(1),
+                "geometric mean": stats.gmean(by_epoch, 1),
+                "median": np.median(by_epoch, 1),
             }
             for summary, samples in of_seeds.items():
                 assert groups.loc[(group, norm, summary), "mean"] == pytest.approx(stats.gmean(samples))
     for recording, table in tables.items():
-        curves = pd.read_csv(out / f"curves_{RECORDED[recording]}.csv").set_index(["over seeds", "epoch"])
+        over_seeds = pd.read_csv(out / f"curves_{RECORDED[recording]}.csv").set_index(["over seeds", "epoch"])
         expected = {"mean": table.mean(0), "lowest seed": table.min(0), "highest seed": table.max(0)}
         for statistic, values in expected.items():
-            np.testing.assert_allclose(curves.loc[statistic, ALEXNET], values)
+            np.testing.assert_allclose(over_seeds.loc[statistic, ALEXNET], values)
 
 
 def test_depth_or_size(tmp_path):
@@ -84,16 +84,19 @@ def test_depth_or_size(tmp_path):
 )
 def test_what_size_cannot_tell_is_said(sizes, reason, known, tmp_path):
     store(tmp_path / "run", LEVELS, spread=0.5, sizes=sizes)
-    assert reason in report(tmp_path / "run")
-    found = pd.read_csv(tmp_path / "run" / "depth_or_size.csv").groupby("correlation")["mean"].count()
+    results = load_results(tmp_path / "run")
+    assert _undefined(results).startswith(reason)
+    found = _depth_or_size(results).groupby("correlation")["mean"].count()
     assert set(found[found > 0].index) == set(known)
 
 
 def test_too_early_is_said_with_its_reason(tmp_path):
-    store(tmp_path / "run", LEVELS, accuracy=0.5)
+    store(tmp_path / "run", LEVELS, accuracy=0.5, seeds=(0,), sizes=None)
     page = report(tmp_path / "run")
     assert "It is too early for a verdict." in page
-    assert "The mean accuracy of 0.5006 is below 0.850" in page  # 0.95 × 0.895
+    assert "The mean accuracy of 0.5000 is below 0.850" in page  # 0.95 × 0.895
+    assert "1 seed (0)" in page
+    assert "The folder does not say how large the layers are" in page
     assert 'class="does not hold"' not in page
     assert 'class="holds"' not in page
 
@@ -151,9 +154,17 @@ def test_neighbours_that_are_old_unfinished_or_no_experiments_do_no_harm(tmp_pat
     assert UNKNOWN[0] not in page
 
 
-def test_one_seed_is_enough_for_a_page(tmp_path):
-    store(tmp_path / "run", LEVELS, seeds=(0,))
-    assert "1 seed (0)" in report(tmp_path / "run")
+def test_a_run_that_diverged_leaves_a_page(tmp_path):
+    def lost(seed, recording):
+        table = curves(LEVELS, seed, recording)
+        table[1:] = np.nan
+        return table
+
+    store(tmp_path / "run", lost, recordings=tuple(RECORDED))
+    page = report(tmp_path / "run")
+    assert "undefined" in page
+    assert "no run to compare with" not in page
+    assert set(pd.read_csv(tmp_path / "run" / "verdicts.csv")["verdict"]) == {"undecided"}
 
 
 def test_report_escapes_what_it_is_given(tmp_path):
