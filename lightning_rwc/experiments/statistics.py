@@ -48,19 +48,19 @@ def geometric_interval(samples: npt.ArrayLike) -> Interval:
     return Interval(*np.exp(interval(np.log(values))).tolist())
 
 
-def correlation_interval(samples: npt.ArrayLike, layers: int | None = None) -> Interval:
+def correlation_interval(samples: npt.ArrayLike, layers: int) -> Interval:
     """Return the mean of rank correlations, one per seed, with its interval.
 
     Fisher's z = artanh ρ of each seed is averaged, and the interval is Student's t of z. All three numbers are turned
     back into correlations. So they stay between −1 and 1, and what they estimate is tanh of the mean z, not the mean ρ.
 
-    Ranks of a few layers leave few possible values of ρ: they lie 12 / (n³ − n) apart for n layers. With ``layers``
-    given, a ρ of ±1 counts as half such a step nearer to 0, because its z would be infinite. The interval is widened by
-    one step, as an independent error, because seeds that agree in every rank do not show that nothing varies.
+    Ranks of a few layers leave few possible values of ρ: they lie 12 / (n³ − n) apart for n layers. A ρ of ±1 counts as
+    half such a step nearer to 0, because its z would be infinite. The interval is widened by one step, as an
+    independent error, because seeds that agree in every rank do not show that nothing varies.
 
     Args:
         samples: the correlation of each seed.
-        layers: the number of layers that each correlation is about. Without it, a correlation of ±1 has no interval.
+        layers: the number of layers that each correlation is about.
 
     Example:
         >>> [round(limit, 3) for limit in correlation_interval([0.4, 0.6, 0.7], layers=20)]
@@ -68,11 +68,10 @@ def correlation_interval(samples: npt.ArrayLike, layers: int | None = None) -> I
 
     """
     values = np.asarray(samples, dtype=np.float64)
-    step = 12 / (layers**3 - layers) if layers is not None and layers > 1 else 0.0
-    with np.errstate(divide="ignore", invalid="ignore"):
-        mean, reach = _mean_and_reach(np.arctanh(np.clip(values, step / 2 - 1, 1 - step / 2)))
-        # tanh turns a small step of z into one of ρ that is 1 − ρ² times as long.
-        reach = math.hypot(reach, step / (1 - math.tanh(mean) ** 2)) if step else reach
+    step = 12 / max(layers**3 - layers, 1)
+    mean, reach = _mean_and_reach(np.arctanh(np.clip(values, step / 2 - 1, 1 - step / 2)))
+    # tanh turns a small step of z into one of ρ that is 1 − ρ² times as long.
+    reach = math.hypot(reach, step / (1 - math.tanh(mean) ** 2))
     return Interval(*np.tanh([mean, mean - reach, mean + reach]).tolist())
 
 

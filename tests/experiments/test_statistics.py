@@ -45,7 +45,8 @@ def test_geometric_interval_is_that_of_the_logarithms():
 def test_correlation_interval_is_that_of_fishers_z():
     z = np.arctanh(SAMPLES)
     expected = stats.ttest_1samp(z, 0).confidence_interval(0.95)
-    np.testing.assert_allclose(correlation_interval(SAMPLES), np.tanh([z.mean(), expected.low, expected.high]))
+    # So many layers that single ranks do not matter.
+    np.testing.assert_allclose(correlation_interval(SAMPLES, 10_000), np.tanh([z.mean(), expected.low, expected.high]))
     # With 8 layers, ρ = 1 − 6 Σd² / (8³ − 8), and the smallest change of Σd² is 2.
     step = 6 * 2 / (8**3 - 8)
     z = np.arctanh([0.5, 0.9, 1 - step / 2])
@@ -59,10 +60,9 @@ def test_correlation_interval_is_that_of_fishers_z():
 def test_seeds_that_all_agree_have_an_interval_within_the_range(rho):
     mean, low, high = correlation_interval([rho] * 3, layers=6)
     assert -1 < low < mean < high < 1
-    assert np.isnan(correlation_interval([rho] * 3)[1:]).all()
 
 
-@pytest.mark.parametrize("function", [interval, geometric_interval, correlation_interval])
+@pytest.mark.parametrize("function", [interval, geometric_interval, lambda samples: correlation_interval(samples, 20)])
 def test_one_seed_has_no_limits(function):
     assert function([0.5])[0] == pytest.approx(0.5)
     assert np.isnan(function([0.5])[1:]).all()
