@@ -69,7 +69,7 @@ def test_the_authors_vgg_starts_with_normal_weights():
 def test_by_default_the_authors_network_is_taken_if_it_is_known():
     assert check_like("alexnet", None) == "authors"
     assert check_like("resnet50", None) == "modern"
-    with pytest.raises(ValueError, match="`like='authors'` is not known for resnet50. Choose `like='modern'`"):
+    with pytest.raises(ValueError, match=r"`like='authors'` is not known for resnet50\. Choose `like='modern'`"):
         check_like("resnet50", "authors")
     with pytest.raises(ValueError, match="`like` must be one of 'authors', 'modern', but got 'mine'"):
         check_like("resnet18", "mine")
