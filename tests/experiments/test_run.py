@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``lightning-rwc reproduce``, run for real on scikit-learn's digits."""
 
+import copy
 import json
 import os
 import signal
@@ -8,15 +9,19 @@ import subprocess
 import sys
 import time
 from importlib import resources
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
 from lightning_rwc import RWCHistory
 from lightning_rwc.cli import app
+from lightning_rwc.experiments import run
 from lightning_rwc.experiments.claims import CLAIMS
+from lightning_rwc.experiments.equal_samples import EqualSamples
 from lightning_rwc.experiments.results import RECORDED
 from lightning_rwc.experiments.run import run_seeds
 from tests.helpers import events
@@ -38,16 +43,13 @@ def reproduce(out, *more, seeds="3,7"):
     return CliRunner().invoke(app, arguments(out, *more, seeds=seeds))
 
 
-def test_there_is_a_file_for_each_setting_of_the_paper():
-    configs = {path.name: yaml.safe_load(path.read_text()) for path in _configs().iterdir()}
+def test_there_is_a_file_for_each_setting_of_table_1():
+    configs = {path.name: yaml.safe_load(path.read_text()) for path in (_configs() / "table_1").iterdir()}
     assert len(configs) == 12
     for architecture, (rates, decay) in TABLE_1.items():
         for data, rate in rates.items():
             config = configs[f"{architecture}-{data}.yaml"]
-            optimizer = {"learning_rate": rate, "weight_decay": decay, "momentum": 0.9}
-            assert config["model"] == {"architecture": architecture} | optimizer
-            assert config["data"] == {"name": data, "batch_size": 128}
-            assert config["trainer"] == {"max_epochs": 150}
+            assert config == {"model": {"learning_rate": rate, "weight_decay": decay}}
             assert (architecture, data) in CLAIMS
 
 
@@ -76,7 +78,9 @@ def test_reproduce_trains_every_seed_keeps_the_finished_and_reports(tmp_path):
         log = events(folder / "tensorboard")
         for prefix in RECORDED.values():
             history = RWCHistory.load(folder / f"{prefix}.csv")
-            assert history.values.shape == (2, 6)
+            assert history.values.shape == (2, 8)
+            if prefix == "rwc_sample":  # only the table has it
+                continue
             for layer, curve in zip(history.layers, history.values.T, strict=True):
                 np.testing.assert_allclose([e.value for e in log.Scalars(f"{prefix}/{layer}")], curve, rtol=1e-6)
     settings = yaml.safe_load((out / "settings.yaml").read_text())
@@ -161,3 +165,67 @@ def test_missing_data_is_explained(tmp_path, monkeypatch):
     assert result.exit_code == 2
     assert "MNIST is not in" in result.output
     assert "Put its four files" in result.output
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "like", "expected"),
+    [
+        ("alexnet", "fashion-mnist", None, {"fit": "resize", "augment": "flip", "normalise": "none", "shuffle": False}),
+        ("vgg19_bn", "cifar10", None, {"augment": "crop-flip", "normalise": "imagenet", "shuffle": False}),
+        ("vgg19_bn", "cifar10", "modern", {"augment": "none", "normalise": "data", "shuffle": True}),
+        ("resnet50", "mnist", None, {"fit": "pad", "augment": "none", "normalise": "data", "shuffle": True}),
+    ],
+)
+def test_images_come_as_the_authors_or_as_usual(model, data, like, expected, tmp_path, monkeypatch):
+    def no_training(cli, out):
+        settings.update(cli.config.as_dict())
+        raise StopIteration
+
+    settings = {}
+    monkeypatch.setattr(run, "_same_settings", no_training)
+    with pytest.raises(StopIteration):
+        run_seeds(model, data, [0], tmp_path, [], like=like)
+    assert {name: settings["data"][name] for name in expected} == expected
+    assert settings["model"]["like"] == ("modern" if like or model == "resnet50" else "authors")
+    few = settings["model"]["like"] == "authors" and data == "fashion-mnist"
+    assert settings["trainer"]["max_epochs"] == (20 if few else 150)
+    assert (settings["model"]["momentum"], settings["data"]["batch_size"]) == (0.9, 128)
+
+
+@pytest.mark.integration
+def test_runs_under_other_flags_of_the_trainer_are_not_mixed(tmp_path):
+    assert reproduce(tmp_path, "--epochs", "1", seeds="3").exit_code == 0
+    settings = yaml.safe_load((tmp_path / "alexnet-digits" / "settings.yaml").read_text())
+    assert settings["trainer"] == {}
+    assert settings["processes"] == 1
+    other = reproduce(tmp_path, "--epochs", "1", "--trainer.gradient_clip_val=1", seeds="7")
+    assert other.exit_code == 2
+    assert "gradient_clip_val" in other.output
+    same = reproduce(tmp_path, "--epochs", "1", "--trainer.log_every_n_steps=1", seeds="7")
+    assert same.exit_code == 0, same.output
+
+
+def test_equal_samples_are_the_elementwise_mean_of_the_same_weights():
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(40, 30), torch.nn.Linear(30, 5))
+    samples = EqualSamples(lambda name: name.removesuffix(".weight"), count=200)
+    trainer = SimpleNamespace(current_epoch=0, global_step=7)
+    samples.on_train_start(trainer, net)
+    before = [layer.weight.detach().numpy().flatten().astype(np.float64) for layer in net]
+    with torch.no_grad():
+        for layer in net:
+            layer.weight.mul_(1 + torch.rand_like(layer.weight))
+    resumed = EqualSamples(lambda name: name.removesuffix(".weight"), count=200)
+    resumed.load_state_dict(copy.deepcopy(samples.state_dict()))
+    for one in (samples, resumed):
+        one.on_train_epoch_end(trainer, net)
+    history = samples.history
+    assert history.layers == ["0", "1"]
+    assert (history.epochs, history.steps) == ([0], [6])
+    np.testing.assert_array_equal(history.values, resumed.history.values)
+    changes = [
+        np.abs(layer.weight.detach().numpy().flatten() / old - 1) for layer, old in zip(net, before, strict=True)
+    ]
+    assert history.values[0, 1] == pytest.approx(changes[1].mean(), rel=1e-5)  # 150 weights: all of them
+    assert history.values[0, 0] == pytest.approx(changes[0].mean(), abs=4 * changes[0].std() / 200**0.5)
+    assert history.values[0, 0] != pytest.approx(changes[0].mean(), rel=1e-5)
