@@ -13,15 +13,19 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from lightning.pytorch import Trainer, seed_everything
 from torch import nn
 
-from lightning_rwc import RWCCallback
+from lightning_rwc import RWCCallback, RWCHistory
 from lightning_rwc.experiments.classifier import Classifier, layer_name
 from lightning_rwc.experiments.data import Images
+from lightning_rwc.experiments.groups import paper_groups
+from lightning_rwc.norms import Norm
 
 CURVES = Path(__file__).parent / "experiments" / "alexnet_parts"
 EPOCHS, SEED = 10, 0
+NORMS: tuple[Norm, ...] = ("l1", "elementwise")
 
 
 class Parts(NamedTuple):
@@ -65,23 +69,52 @@ def alexnet(parts: Parts, classes: int = 10) -> nn.Module:
 
 def train(name: str, data_dir: str) -> None:
     """Train one variant, and keep its tables and its accuracy."""
-    parts, folder = VARIANTS[name], CURVES / name.replace(" ", "_").replace("×", "x")
+    parts, folder = VARIANTS[name], _folder(name)
     if (folder / "finished.json").exists():
         return
     seed_everything(SEED)
     model = Classifier(architecture="alexnet", like="modern", learning_rate=0.1, weight_decay=1e-4)
     model.network = alexnet(parts)
     images = Images(name="fashion-mnist", data_dir=data_dir, normalise="none" if parts.pixels else "data", seed=SEED)
-    norms = ("l1", "elementwise")
-    callbacks: list[Any] = [RWCCallback(norm=norm, group_by=layer_name, prefix=f"rwc_{norm}") for norm in norms]
+    callbacks: list[Any] = [RWCCallback(norm=norm, group_by=layer_name, prefix=f"rwc_{norm}") for norm in NORMS]
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = Trainer(max_epochs=EPOCHS, devices=1, precision="bf16-mixed", callbacks=callbacks, **quiet)
     trainer.fit(model, images)
     (accuracies,) = trainer.test(model, images, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
-    for norm, callback in zip(norms, callbacks, strict=True):
+    for norm, callback in zip(NORMS, callbacks, strict=True):
         callback.history.save(folder / f"{norm}.csv")
     (folder / "finished.json").write_text(json.dumps({"variant": name, "accuracy": accuracies["test_top1"]}))
+
+
+class Record(NamedTuple):
+    """What a training has shown."""
+
+    accuracy: float
+    ratios: dict[str, tuple[float, float]]
+    """Norm to the ratio of early to middle layers, a geometric mean over epochs, and the share of epochs below 1."""
+
+
+def finished() -> list[str]:
+    """Return the variants whose tables exist."""
+    return [name for name in VARIANTS if (_folder(name) / "finished.json").exists()]
+
+
+def load(name: str) -> Record:
+    """Read the tables of a variant."""
+    ratios = {}
+    for norm in NORMS:
+        history = RWCHistory.load(_folder(name) / f"{norm}.csv")
+        groups = paper_groups("alexnet", history.layers)
+        early, middle = (
+            history.values[:, np.isin(history.layers, groups[part])].mean(1) for part in ("early", "middle")
+        )
+        ratios[norm] = float(np.exp(np.log(early / middle).mean())), float((early < middle).mean())
+    return Record(json.loads((_folder(name) / "finished.json").read_text())["accuracy"], ratios)
+
+
+def _folder(name: str) -> Path:
+    return CURVES / name.replace(" ", "_").replace("×", "x")
 
 
 def main() -> None:
