@@ -95,7 +95,7 @@ def test_too_early_is_said_with_its_reason(tmp_path):
     page = report(tmp_path / "run")
     assert "It is too early for a verdict." in page
     assert "The mean accuracy of 0.5000 is below 0.850" in page  # 0.95 × 0.895
-    assert "1 seed (0)" in page
+    assert "1 seed (0); one seed decides nothing" in page
     assert "The folder does not say how large the layers are" in page
     assert 'class="does not hold"' not in page
     assert 'class="holds"' not in page
