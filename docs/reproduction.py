@@ -18,7 +18,7 @@ import pandas as pd
 from docs import alexnet_parts
 from lightning_rwc.experiments.claims import CLAIMS
 from lightning_rwc.experiments.report import write_report
-from lightning_rwc.experiments.results import NORMS, SETTINGS, SUMMARIES, Results, load_results
+from lightning_rwc.experiments.results import NORMS, SETTINGS, Results, load_results
 
 DOCS = Path(__file__).parent
 EXPERIMENTS = DOCS / "experiments"
