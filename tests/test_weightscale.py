@@ -93,7 +93,7 @@ def test_planted_clusters_are_found_and_numbered_by_depth():
     assert clusters.silhouette[3] == pytest.approx(silhouette_by_hand(clusters.components, np.array(PLANTED)))
     backwards = cluster_layers(history(planted(PLANTED[::-1])))
     assert backwards.labels.tolist() == [{2: 1, 1: 0, 0: 2}[group] for group in PLANTED[::-1]]
-    assert repr(clusters) == "LayerClusters(12 layers, 3 clusters of 4, 4, 4)"
+    assert repr(clusters) == "LayerClusters(12 layers, 3 clusters of 4, 4, 4, stability 1.00)"
 
 
 def test_bursts_mislead_the_reference_but_not_the_robust_procedure():

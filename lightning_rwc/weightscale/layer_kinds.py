@@ -86,6 +86,28 @@ def kinds_by_pattern(layers: Sequence[str], patterns: Mapping[str, str]) -> dict
     return {layer: next((kind for one, kind in compiled if one.search(layer)), "other") for layer in layers}
 
 
+def kinds_in_order(layers: Sequence[str], runs: Sequence[str], kinds: Mapping[str, str]) -> list[str]:
+    """List the kind of each layer of one run or several.
+
+    Args:
+        layers: names of layers. With several runs they are ``run/layer``.
+        runs: the run of each layer; ``""`` if there is one run.
+        kinds: layer name, with or without its run, to kind. Layers that it does not name are ``"other"``.
+
+    Raises:
+        ValueError: if ``kinds`` names none of the layers.
+
+    """
+    bare = [layer.removeprefix(f"{run}/") for layer, run in zip(layers, runs, strict=True)]
+    found = [kinds.get(layer, kinds.get(name)) for layer, name in zip(layers, bare, strict=True)]
+    if not any(found):
+        given = ", ".join(map(repr, list(kinds)[:3])) or "nothing"
+        raise ValueError(
+            f"`kinds` names none of the layers. The layers have names like {bare[0]!r}; `kinds` names {given}."
+        )
+    return [kind or "other" for kind in found]
+
+
 def _parents(name: str) -> Iterator[str]:
     while name:
         name = name.rpartition(".")[0]
