@@ -150,7 +150,7 @@ def cluster(
             typer.echo(f"Warning: {warning.message}", err=True)
         written = write_clusters(found, out, patterns)
     for name, clusters in found.items():
-        print(f"{name}: {clusters.summary()}" if name else clusters.summary())
+        print(f"{name}: {clusters}" if name else clusters)
     print(*written, sep="\n")
 
 

@@ -32,8 +32,8 @@ def save_clusters(
             not exist.
         patterns: regular expression to kind of layer, see
             :func:`~lightning_rwc.weightscale.layer_kinds.kinds_by_pattern`. The table and the plane show the kinds.
-        within_kinds: cluster the layers of each kind alone. Then ``clusters.csv`` has the layers of all these kinds, and each
-            kind has its pictures in a folder of its name.
+        within_kinds: cluster the layers of each kind alone, see :func:`cluster_within_kinds`. Then ``clusters.csv`` has
+            the layers of all these kinds, and each kind has its pictures in a folder of its name.
         options: keyword arguments of :func:`cluster_layers`.
 
     Returns:

@@ -86,7 +86,7 @@ class LayerClusters:
         stability = f", stability {self.stability[self.k]:.2f}" if self.k in self.stability else ""
         return f"LayerClusters({len(self.layers)} layers, {self.k} clusters of {sizes}{stability})"
 
-    def summary(self) -> str:
+    def __str__(self) -> str:
         """Say in a sentence how many layers each cluster has, and how stable the clusters are."""
         sizes = ", ".join(map(str, np.bincount(self.labels)))
         counts = f"{len(self.layers)} layers in {self.k} {'clusters' if self.k > 1 else 'cluster'} of {sizes}"
