@@ -67,7 +67,8 @@ def clusters_of_files(
         raise ValueError(f"`paths` must be different files, but got {[str(file) for file in files]}.")
     if within_kinds and not patterns:
         raise ValueError("`within_kinds` (`--within-kinds` of the command) needs `patterns` (`--kind`).")
-    histories = dict(zip(_run_names(files), map(read_curves, files), strict=True))
+    curves = [read_curves(file) for file in files]
+    histories = dict(zip(_run_names(files), curves, strict=True))
     names = [layer for history in histories.values() for layer in history.layers]
     for pattern, matched in _matches(names, patterns or {}).items():
         if not matched:

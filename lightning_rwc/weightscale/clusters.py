@@ -92,7 +92,7 @@ class LayerClusters:
         counts = f"{len(self.layers)} layers in {self.k} {'clusters' if self.k > 1 else 'cluster'} of {sizes}"
         if self.k not in self.stability:
             return f"{counts}."
-        stability = self.stability[self.k]
+        stability = round(self.stability[self.k], 2)
         warning = "; other measurements would give other clusters" if stability < _UNSTABLE else ""
         return f"{counts}. Stability {stability:.2f} (1: always the same, 0: chance){warning}."
 
