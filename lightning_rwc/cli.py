@@ -135,18 +135,26 @@ def cluster(
     out: Annotated[Path, typer.Option(help="Folder for the pictures and the table.")],
     *,
     procedure: Annotated[str, typer.Option(help="How curves are prepared: robust or reference.")] = "robust",
-    k: Annotated[int | None, typer.Option(help="Number of clusters; default: the best silhouette.")] = None,
+    of: Annotated[str, typer.Option(help="What is clustered: curves (level and shape) or shape.")] = "curves",
+    k: Annotated[int | None, typer.Option(help="Number of clusters; default: stable and well apart.")] = None,
     drop_ends: Annotated[bool, typer.Option(help="Leave out the first and the last layer.")] = False,
     kind: Annotated[list[str] | None, typer.Option(help="REGEX=KIND: mark layers that match; repeatable.")] = None,
+    within_kinds: Annotated[bool, typer.Option("--within-kinds", help="Cluster each --kind alone.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of k-means.")] = 0,
 ) -> None:
     """Find layers that learn alike by clustering their curves of relative weight change (WeightScale)."""
     with _errors_as_messages():
-        from lightning_rwc.weightscale import save_clusters
+        from lightning_rwc.weightscale.cluster_files import clusters_of_files, write_clusters
 
         patterns = dict(_pattern_and_kind(pair) for pair in kind) if kind else None
-        options = {"procedure": procedure, "k": k, "drop_ends": drop_ends, "seed": seed}
-        written = save_clusters(files, out, patterns=patterns, **options)
+        options = {"procedure": procedure, "of": of, "k": k, "drop_ends": drop_ends, "seed": seed}
+        with warnings.catch_warnings(record=True) as caught:
+            found = clusters_of_files(files, patterns=patterns, within_kinds=within_kinds, **options)
+        for warning in caught:
+            typer.echo(f"Warning: {warning.message}", err=True)
+        written = write_clusters(found, out, patterns)
+    for name, clusters in found.items():
+        print(f"{name}: {clusters}" if name else clusters)
     print(*written, sep="\n")
 
 

@@ -135,6 +135,13 @@ def test_cluster_writes_pictures_and_a_table(tmp_path):
     assert [row[0] for row in rows[1:]] == layers
     assert [row[1] for row in rows[1:]] == ["0", "1", "0", "1", "0"]
     assert [row[-1] for row in rows[1:]] == ["even", "other", "even", "other", "even"]
+    assert result.output.startswith("5 layers in 2 clusters of 3, 2. Stability 1.00 (1: always the same, 0: chance).\n")
+    alone = ["--kind", "[024]$=even", "--within-kinds", "--of", "shape", "--k", "2"]
+    result = invoke("cluster", str(tmp_path / "run.csv"), "--out", str(tmp_path / "kinds"), *alone)
+    assert result.exit_code == 0, result.output
+    assert "Warning: These kinds have too few layers to cluster: 'other' (2)." in result.output
+    assert "even: 3 layers in 2 clusters of" in result.output
+    assert (tmp_path / "kinds" / "even" / "curves.png").exists()
 
 
 def test_cluster_names_the_extra_that_a_file_needs(tmp_path, monkeypatch):
@@ -159,6 +166,10 @@ def test_cluster_names_the_extra_that_a_file_needs(tmp_path, monkeypatch):
         ),
         (["."], ". is a folder, not a file of curves. Name its files one by one: run.csv."),
         (["run.csv", "--procedure", "best"], "`procedure` must be one of"),
+        (
+            ["run.csv", "--within-kinds"],
+            "`within_kinds` (`--within-kinds` of the command) needs `patterns` (`--kind`).",
+        ),
     ],
 )
 def test_cluster_names_what_is_wrong(arguments, message, tmp_path, monkeypatch):

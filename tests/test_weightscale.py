@@ -1,13 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 import sys
+from itertools import product
 
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.metrics import adjusted_rand_score
 
 from lightning_rwc import RWCHistory
-from lightning_rwc.weightscale import cluster_layers, save_clusters
+from lightning_rwc.weightscale import cluster_layers, cluster_within_kinds, save_clusters
+from lightning_rwc.weightscale.cluster_scores import agreement, chosen_number, separation
+from lightning_rwc.weightscale.k_means import k_means, sum_of_squares
 
 
 def history(table, layers=None):
@@ -75,6 +81,161 @@ def test_components_centroids_and_sse_are_those_of_numpy(procedure):
     assert list(clusters.silhouette) == list(range(2, 12))
 
 
+def least_sum_of_squares(points, k):
+    """Try every assignment of a few points to k clusters."""
+    assignments = np.array(list(product(range(k), repeat=len(points))))
+    return min(
+        sum(((points[row == c] - points[row == c].mean(axis=0)) ** 2).sum() for c in set(row)) for row in assignments
+    )
+
+
+def test_k_means_finds_the_best_clusters_there_are():
+    rng = np.random.default_rng(0)
+    points = rng.normal(size=(3, 8, 2))
+    for k in (1, 2, 3):
+        for one, labels in zip(points, k_means(points, k, 200, rng), strict=True):
+            assert len(set(labels)) == k
+            assert sum_of_squares(one, labels) == pytest.approx(least_sum_of_squares(one, k))
+
+
+def test_k_means_is_as_good_as_200_starts_of_scikit_learn():
+    points = np.random.default_rng(3).normal(size=(60, 2))
+    for k in (3, 6, 9):
+        by_sklearn = KMeans(k, n_init=200, random_state=0).fit(points).inertia_
+        for seed in range(3):
+            labels = k_means(points[None], k, 200, np.random.default_rng(seed))[0]
+            assert len(set(labels)) == k
+            assert sum_of_squares(points, labels) <= by_sklearn * 1.01
+
+
+def test_k_means_of_equal_points_has_fewer_clusters():
+    points = np.repeat([[0.0, 0.0], [1.0, 1.0]], 3, axis=0)[None]
+    labels = k_means(points, 4, 5, np.random.default_rng(0))[0]
+    assert sum_of_squares(points[0], labels) == 0
+    assert len({*labels[:3]} & {*labels[3:]}) == 0
+
+
+def test_agreement_is_the_adjusted_rand_index():
+    rng = np.random.default_rng(0)
+    labels, others = rng.integers(0, 4, 30), rng.integers(0, 3, (5, 30))
+    others[4] = (labels + 1) % 4
+    expected = [adjusted_rand_score(labels, other) for other in others]
+    np.testing.assert_allclose(agreement(labels, others), expected)
+    assert agreement(labels, others)[4] == 1
+    assert agreement(np.zeros(5, int), np.zeros((1, 5), int)).tolist() == [1]
+
+
+def test_separation_leaves_single_layers_out():
+    points, labels = np.array([[0, 0], [0, 1], [3, 0], [3, 2], [99, 0]]), np.array([0, 0, 1, 1, 2])
+    inside = silhouette_by_hand(points[:4], labels[:4])
+    assert separation(points, labels) == pytest.approx(inside * 4 / 5)
+    assert separation(points, np.array([0, 0, 0, 0, 1])) == 0
+
+
+def test_a_stable_number_of_separate_clusters_is_chosen():
+    assert chosen_number({2: 0.5, 3: 0.6, 4: 0.9}, {2: 0.9, 3: 0.6, 4: 0.9}, {2: 0.7, 3: 0.8, 4: 0.7}) == 3
+    assert chosen_number({2: 0.0, 3: 0.0}, {2: 0.4, 3: 0.6}, {2: 0.7, 3: 0.7}) == 3  # neither has two shared clusters
+    assert chosen_number({2: 0.3, 3: 0.5}, {2: 0.3, 3: 0.5}, {2: -0.1, 3: -0.2}) == 3
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_one_far_layer_does_not_decide_the_number_of_clusters(frozen):
+    table = planted(PLANTED * 2, noise=0.3)
+    table[3] = 0 if frozen else 1e30
+    clusters = cluster_layers(history(table))
+    assert clusters.k == 4
+    groups = [9 if i == 3 else group for i, group in enumerate(PLANTED * 2)]
+    assert adjusted_rand_score(groups, clusters.labels) == 1
+    if not frozen:
+        assert max(clusters.silhouette, key=clusters.silhouette.get) == 2
+
+
+def test_stability_tells_clusters_from_chance():
+    rng = np.random.default_rng(0)
+    noise = cluster_layers(history(np.exp(rng.normal(size=(30, 20)))), k=3)
+    assert noise.stability[3] < 0.2
+    groups = cluster_layers(history(planted(PLANTED)))
+    assert groups.stability[3] == 1
+    assert list(groups.stability) == list(range(2, 11))
+    assert list(cluster_layers(history(planted(PLANTED)), k=11).stability) == list(range(2, 12))
+    assert str(noise).startswith("30 layers in 3 clusters of ")
+    assert str(noise).endswith("other measurements would give other clusters.")
+    assert str(groups) == "12 layers in 3 clusters of 4, 4, 4. Stability 1.00 (1: always the same, 0: chance)."
+    assert str(cluster_layers(history(planted(PLANTED)), k=1)) == "12 layers in 1 cluster of 12."
+
+
+def test_stability_is_that_of_a_slow_bootstrap():
+    table = planted(PLANTED, noise=4.0, seed=4)
+    clusters = cluster_layers(history(table), k=3)
+    rng = np.random.default_rng(1)
+    found = []
+    for _ in range(60):
+        logs = np.log10(table[:, rng.integers(0, 10, 10)])
+        middle = np.median(logs, axis=1, keepdims=True)
+        limit = 3 * 1.4826 * np.median(np.abs(logs - middle), axis=1, keepdims=True)
+        limit[limit == 0] = np.inf
+        plane = PCA(2).fit_transform(np.clip(logs, middle - limit, middle + limit))
+        found.append(adjusted_rand_score(clusters.labels, KMeans(3, n_init=10, random_state=0).fit_predict(plane)))
+    assert 0.2 < np.mean(found) < 0.9
+    error = np.std(found) * (1 / 60 + 1 / 50) ** 0.5
+    assert clusters.stability[3] == pytest.approx(np.mean(found), abs=4 * error)
+
+
+@pytest.mark.parametrize("procedure", ["robust", "reference"])
+def test_shapes_do_not_know_the_level(procedure):
+    t = np.linspace(0, 1, 10)
+    courses = np.stack([10**-t, 10**t, 10 ** np.abs(2 * t - 1)])
+    noise = np.exp(0.05 * np.random.default_rng(0).normal(size=(12, 10)))
+    levels = 10.0 ** -np.arange(12)[::-1, None]
+    table = courses[PLANTED] * levels * noise
+    clusters = cluster_layers(history(table), of="shape", procedure=procedure)
+    assert (clusters.of, clusters.labels.tolist()) == ("shape", PLANTED)
+    assert cluster_layers(history(table), k=3).labels.tolist() != PLANTED
+    other = cluster_layers(history(table * np.linspace(1, 9, 12)[:, None]), of="shape", procedure=procedure)
+    np.testing.assert_allclose(other.curves, clusters.curves, atol=1e-9)
+    if procedure == "robust":
+        np.testing.assert_allclose(clusters.curves.mean(axis=1), 0, atol=1e-12)
+    else:
+        np.testing.assert_allclose(clusters.curves.mean(axis=1), 1)
+    expected = 10 ** np.log10(table).mean(axis=1)
+    if procedure == "reference":
+        expected = [np.mean(reference_by_hand(curve)) for curve in table]
+    np.testing.assert_allclose(clusters.to_frame()["mean"], expected, rtol=0.05)
+    label = clusters.plot_curves().axes[0].get_ylabel()
+    assert label == f"relative weight change ÷ the layer's mean, prepared: {procedure}"
+
+
+def test_level_alone_leaves_no_shapes_to_cluster():
+    table = 10.0 ** -np.arange(5)[:, None] * np.linspace(1, 3, 6)
+    for procedure in ("robust", "reference"):
+        assert cluster_layers(history(table), procedure=procedure).k > 1
+        with pytest.raises(ValueError, match="all of its shapes are equal"):
+            cluster_layers(history(table), of="shape", procedure=procedure)
+
+
+def test_each_kind_is_clustered_alone():
+    table = planted(PLANTED * 2)
+    table[12:] *= 1e4  # far from the first kind
+    runs = {"a": history(table[:12]), "b": history(table[12:])}
+    kinds = {f"a/conv{i}": "first" for i in range(12)} | {f"b/conv{i}": "second" for i in range(11)}
+    with pytest.warns(UserWarning, match=r"too few layers to cluster: 'other' \(1\)"):
+        clusters = cluster_within_kinds(runs, kinds)
+    assert list(clusters) == ["first", "second"]
+    assert clusters["first"].labels.tolist() == PLANTED
+    assert clusters["second"].labels.tolist() == PLANTED[:11]
+    assert clusters["second"].layers[0] == "b/conv0"
+    alone = cluster_layers(runs["a"])
+    np.testing.assert_allclose(clusters["first"].components, alone.components)
+    with pytest.raises(ValueError, match="Kind 'second': `k` must be from 1 to 11 for these 11 layers, but got 12"):
+        cluster_within_kinds(runs, kinds | {"b/conv11": "first"}, k=12)
+    with pytest.raises(ValueError, match=r"no kind with at least 3 layers to cluster: 'x' \(1\), 'y' \(2\)"):
+        cluster_within_kinds(history(table[:3]), {"conv0": "x", "conv1": "y", "conv2": "y"})
+    with pytest.raises(ValueError, match="`kinds` names none of the layers"):
+        cluster_within_kinds(runs, {"fc": "x"})
+    with pytest.raises(ValueError, match="`of` must be one of 'curves', 'shape', but got 'level'"):
+        cluster_within_kinds(runs, kinds, of="level")
+
+
 def silhouette_by_hand(points, labels):
     distances = np.linalg.norm(points[:, None] - points[None], axis=2)
     scores = []
@@ -93,7 +254,7 @@ def test_planted_clusters_are_found_and_numbered_by_depth():
     assert clusters.silhouette[3] == pytest.approx(silhouette_by_hand(clusters.components, np.array(PLANTED)))
     backwards = cluster_layers(history(planted(PLANTED[::-1])))
     assert backwards.labels.tolist() == [{2: 1, 1: 0, 0: 2}[group] for group in PLANTED[::-1]]
-    assert repr(clusters) == "LayerClusters(12 layers, 3 clusters of 4, 4, 4)"
+    assert repr(clusters) == "LayerClusters(12 layers, 3 clusters of 4, 4, 4, stability 1.00)"
 
 
 def test_bursts_mislead_the_reference_but_not_the_robust_procedure():
@@ -108,9 +269,9 @@ def test_one_seed_gives_one_result():
     one, same = (cluster_layers(history(table), k=9, seed=7) for _ in range(2))
     np.testing.assert_array_equal(one.labels, same.labels)
     np.testing.assert_array_equal(one.components, same.components)
-    assert (one.sse, one.silhouette) == (same.sse, same.silhouette)
+    assert (one.sse, one.silhouette, one.stability) == (same.sse, same.silhouette, same.stability)
     assert max(one.sse) == 18
-    assert any(cluster_layers(history(table), k=9, seed=seed).sse != one.sse for seed in range(5))
+    assert cluster_layers(history(table), k=9, seed=8).stability != one.stability
 
 
 def test_runs_are_pooled_and_their_ends_dropped():
@@ -145,6 +306,7 @@ def test_frame():
     ("table", "options", "message"),
     [
         (planted(PLANTED), {"procedure": "best"}, "`procedure` must be one of 'robust', 'reference', but got 'best'"),
+        (planted(PLANTED), {"of": "level"}, "`of` must be one of 'curves', 'shape', but got 'level'"),
         (planted(PLANTED), {"k": 0}, "`k` must be from 1 to 12 for these 12 layers, but got 0"),
         (planted(PLANTED * 2), {"k": 19}, "`k` must be from 1 to 18 for these 24 layers, but got 19"),
         (planted(PLANTED), {"seed": -1}, "`seed` must be from 0"),
@@ -173,7 +335,7 @@ def test_bad_types_are_refused():
 
 
 def test_missing_scikit_learn_is_said(monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn.cluster", None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(ModuleNotFoundError, match="Install the extra `analysis` of lightning-rwc"):
         cluster_layers(history(planted(PLANTED)))
 
@@ -193,7 +355,11 @@ def test_figures_show_every_cluster():
         "stem",
     ]
     assert len(few.plot_curves().axes[0].lines) == 12 + 3
-    assert few.plot_scree().axes[0].lines[1].get_ydata().tolist() == list(few.sse.values())
+    scree = few.plot_scree()
+    drawn = [line.get_ydata().tolist() for axes in scree.axes for line in axes.lines[1:]]
+    scores = [few.sse, few.separation, few.silhouette, few.stability]
+    assert drawn == [list(one.values()) for one in scores]
+    assert all(axes.lines[0].get_xdata() == [3, 3] for axes in scree.axes)
     assert {text.get_text() for text in many.plot_plane().axes[0].texts} == {str(i) for i in range(18)}
     handles = many.plot_curves().legends[0].get_lines()
     assert len({(line.get_color(), line.get_linestyle()) for line in handles}) == 18
@@ -226,3 +392,18 @@ def test_clusters_are_saved(tmp_path):
     with pytest.raises(ValueError, match=r"`patterns` .* has 'fc', which matches no layer. The layers are: 'conv0',"):
         save_clusters(paths[0], tmp_path / "kinds", patterns={"conv": "early", "fc": "late"})
     assert not (tmp_path / "kinds").exists()
+
+
+def test_clusters_of_each_kind_are_saved(tmp_path):
+    history(planted(PLANTED)).save(tmp_path / "rwc.csv")
+    patterns = {r"conv[0-5]$": "early ones", r"conv\d+": "late"}
+    files = save_clusters(
+        tmp_path / "rwc.csv", tmp_path / "out", patterns=patterns, within_kinds=True, of="curves", k=2
+    )
+    pictures = [f"{kind}/{name}.png" for kind in ("early_ones", "late") for name in ("plane", "scree", "curves")]
+    assert [file.relative_to(tmp_path / "out").as_posix() for file in files] == ["clusters.csv", *pictures]
+    frame = pd.read_csv(files[0])
+    assert frame["kind"].tolist() == ["early ones"] * 6 + ["late"] * 6
+    assert frame.groupby("kind")["cluster"].nunique().tolist() == [2, 2]
+    with pytest.raises(ValueError, match=r"`within_kinds` \(.*\) needs `patterns`"):
+        save_clusters(tmp_path / "rwc.csv", tmp_path / "none", within_kinds=True)

@@ -12,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 
 from lightning_rwc.names import shortened
+from lightning_rwc.weightscale.preparation import as_ratios
 
 Table: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int_]
@@ -75,40 +76,55 @@ def plane(
     return figure
 
 
-def scree(sse: Mapping[int, float], silhouette: Mapping[int, float], k: int, unit: str) -> Figure:
-    """Draw both scores over the number of clusters, with a mark at the number in use.
+def scree(
+    sse: Mapping[int, float],
+    silhouette: Mapping[int, float],
+    separation: Mapping[int, float],
+    stability: Mapping[int, float],
+    *,
+    k: int,
+    unit: str,
+) -> Figure:
+    """Draw the scores over the number of clusters, with a mark at the number in use.
 
     Args:
         sse: number of clusters to sum of squared errors.
         silhouette: number of clusters to mean silhouette.
+        separation: number of clusters to mean silhouette without clusters of one layer.
+        stability: number of clusters to agreement with the clusters of resampled measurements.
         k: the number of clusters in use.
         unit: of the curves, to label the squared errors.
 
     """
-    figure, axes = _figure(panels=2)
-    for panel, scores, label in (
-        (axes[0], sse, f"sum of squared errors ({unit}²)"),
-        (axes[1], silhouette, "mean silhouette"),
-    ):
+    figure, axes = _figure(panels=3)
+    titles = (f"sum of squared errors ({unit}²)", "mean silhouette", "stability (adjusted Rand index)")
+    for panel, scores, title in zip(axes, (sse, separation, stability), titles, strict=True):
         panel.axvline(k, color="0.6", linestyle="--", linewidth=1, label=f"used: {k} clusters")
         panel.plot(list(scores), list(scores.values()), color=_COLOURS[0], marker="o", markersize=4)
-        panel.set(xlabel="clusters", ylabel=label, xlim=(0.5, max(sse) + 0.5))
+        panel.set(xlabel="clusters", ylabel=title, xlim=(0.5, max(sse) + 0.5))
         panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.legend(frameon=False, fontsize=8, loc="upper right")
+    used, without = axes[0].lines[0], axes[1].lines[1]
+    (every,) = axes[1].plot(list(silhouette), list(silhouette.values()), color="0.5", linestyle=":", linewidth=1.2)
     axes[0].set_ylim(bottom=0)
+    axes[2].set_ylim(min(0, *stability.values()), 1.05)
+    lines = {used.get_label(): used, "without clusters of one layer": without, "silhouette of all": every}
+    figure.legend(
+        lines.values(), lines.keys(), loc="outside upper center", frameon=False, fontsize=8, ncols=3, handlelength=2.6
+    )
     return figure
 
 
-def curves(prepared: Table, labels: Labels, procedure: str) -> Figure:
+def curves(prepared: Table, labels: Labels, procedure: str, of: str) -> Figure:
     """Draw each layer's prepared curve thin and each cluster's mean curve thick, in the colour of the cluster.
 
     Args:
         prepared: the curves, of shape ``(layers, measurements)``: decimal logarithms by ``"robust"``.
         labels: the cluster of each layer.
         procedure: how the curves were prepared.
+        of: ``"shape"`` if the curves are relative to their own means.
 
     """
-    robust, clusters = procedure == "robust", int(labels.max()) + 1
+    clusters = int(labels.max()) + 1
     width = 2.2 if clusters <= len(_COLOURS) else 1.6
     figure, axes = _figure()
     x = np.arange(1, prepared.shape[1] + 1)
@@ -116,18 +132,19 @@ def curves(prepared: Table, labels: Labels, procedure: str) -> Figure:
         members = prepared[labels == cluster]
         colour, dash = _style(cluster)
         mean = members.mean(axis=0)
-        axes.plot(x, (10**members if robust else members).T, color=colour, linewidth=0.6, alpha=0.35)
-        axes.plot(x, 10**mean if robust else mean, color=colour, linestyle=dash, linewidth=width, zorder=3)
-    axes.set(xlabel="measurement", ylabel=f"relative weight change (ratio), prepared: {procedure}")
+        axes.plot(x, as_ratios(members, procedure).T, color=colour, linewidth=0.6, alpha=0.35)
+        axes.plot(x, as_ratios(mean, procedure), color=colour, linestyle=dash, linewidth=width, zorder=3)
+    quantity = "relative weight change (ratio)" if of == "curves" else "relative weight change ÷ the layer's mean"
+    axes.set(xlabel="measurement", ylabel=f"{quantity}, prepared: {procedure}")
     axes.xaxis.get_major_locator().set_params(integer=True)
-    axes.set_yscale("log" if robust else "linear")
+    axes.set_yscale("log" if procedure == "robust" else "linear")
     axes.grid(alpha=0.3)
     _legend(figure, labels, {}, linewidth=width)
     return figure
 
 
 def _figure(panels: int = 1) -> tuple[Figure, Any]:
-    figure = Figure(figsize=(7.6, 4.4) if panels == 1 else (7.6, 3.2), layout="constrained")
+    figure = Figure(figsize=(7.6, 4.4) if panels == 1 else (9.2, 3.2), layout="constrained")
     return figure, figure.subplots(1, panels)
 
 

@@ -59,7 +59,7 @@ def pooled(history: Histories, drop_ends: bool) -> tuple[list[str], list[str], T
 
 
 def reference(table: Table) -> Table:
-    """Prepare curves as WeightScale does."""
+    """Prepare curves as WeightScale does, but with gaps filled by the mean of the finite values."""
     finite = np.where(np.isfinite(table), table, np.nan)
     mean = np.nanmean(finite, axis=1, keepdims=True)
     filled = np.where(np.isnan(finite), mean, finite)
@@ -75,6 +75,38 @@ def robust(table: Table) -> Table:
     limit = 3 * 1.4826 * np.nanmedian(np.abs(logs - median), axis=1, keepdims=True)
     limit[limit == 0] = np.inf
     return np.clip(np.where(np.isnan(logs), median, logs), median - limit, median + limit)
+
+
+def as_ratios(curves: Table, procedure: str) -> Table:
+    """Undo the logarithm of prepared curves."""
+    return 10**curves if procedure == "robust" else curves
+
+
+def shapes(curves: Table, procedure: str) -> Table:
+    """Take each prepared curve relative to its own mean: the difference of logarithms, or the quotient of ratios."""
+    levels: Table = curves.mean(axis=1, keepdims=True)
+    if procedure == "robust":
+        return curves - levels
+    quotients: Table = np.divide(curves, levels, out=np.ones_like(curves), where=levels > 0)
+    return quotients
+
+
+def principal_components(curves: Table) -> tuple[Table, Table]:
+    """Compute the first two principal components of curves, or of each set of curves.
+
+    Args:
+        curves: of shape ``(…, layers, measurements)``.
+
+    Returns:
+        The components, of shape ``(…, layers, 2)``, and the variance that each component explains, as a share. A
+        higher curve has larger components.
+
+    """
+    centred = curves - curves.mean(axis=-2, keepdims=True)
+    left, sizes, axes = np.linalg.svd(centred, full_matrices=False)
+    upwards = np.where(axes[..., :2, :].sum(axis=-1) < 0, -1, 1)
+    shares = sizes[..., :2] ** 2 / (sizes**2).sum(axis=-1, keepdims=True).clip(min=np.finfo(float).tiny)
+    return left[..., :2] * (sizes[..., :2] * upwards)[..., None, :], shares
 
 
 PROCEDURES = {"robust": robust, "reference": reference}
