@@ -103,25 +103,29 @@ def reproduce(
     *,
     model: Annotated[str, typer.Option(help="resnet18, vgg19_bn, alexnet, xception, resnet50 or efficientnet_b4.")],
     data: Annotated[str, typer.Option(help="mnist, fashion-mnist, cifar10, cifar100, svhn or digits.")],
+    like: Annotated[
+        str | None, typer.Option(help="authors or modern: network and images; default: authors, if theirs is known.")
+    ] = None,
     data_dir: Annotated[Path | None, typer.Option(help="Folder to find or download data in; default: data.")] = None,
     seeds: Annotated[str, typer.Option(help="Train once with each of these seeds.")] = "0,42,123,1000,1234",
-    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs; default: 150.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Number of epochs; default: as in the paper.")] = None,
     subset: Annotated[int | None, typer.Option(min=1, help="Train on the first SUBSET images only.")] = None,
     out: Annotated[Path, typer.Option(help="Folder for all experiments.")] = Path("rwc_experiments"),
 ) -> None:
     """Rerun an experiment of the paper with several seeds, and test the paper's claims.
 
     LightningCLI gets all other arguments, for example --trainer.accelerator=cpu, --model.learning_rate=0.01,
-    --data.augment=true or --config=my.yaml. Run the same command again to resume an interrupted one.
+    --data.augment=flip or --config=my.yaml. Run the same command again to resume an interrupted one.
     """
     given = {"data.data_dir": data_dir, "trainer.max_epochs": epochs, "data.subset": subset}
     options = [*context.args, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
     with _errors_as_messages("experiments"), _lightning_quiet():
+        from lightning_rwc.experiments.models import check_like
         from lightning_rwc.experiments.report import write_report
         from lightning_rwc.experiments.run import run_seeds
 
-        folder = out / f"{model}-{data}"
-        if run_seeds(model, data, _integers(seeds), folder, options):
+        folder = out / (f"{model}-{data}" if check_like(model, like) == "authors" else f"{model}-{data}-modern")
+        if run_seeds(model, data, _integers(seeds), folder, options, like=like):
             print(f"The report: {write_report(folder)}")
 
 

@@ -9,10 +9,28 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from lightning_rwc.experiments.groups import paper_groups
-from lightning_rwc.experiments.results import Interval, Results, interval
+from lightning_rwc.experiments.results import SUMMARIES, Array, Results, Summary
+from lightning_rwc.experiments.statistics import (
+    LEVEL,
+    Interval,
+    correlation_interval,
+    geometric_interval,
+    holm,
+    p_greater,
+    p_less,
+    spearman,
+)
 from lightning_rwc.norms import Norm
 
-Verdict = Literal["holds", "does not hold", "undecided"]
+Relation = Literal["<", ">", "≈"]
+Verdict = Literal["holds", "does not hold", "undecided", "too early"]
+ACCURACY_SHARE = 0.95
+"""Below this share of the paper's accuracy there is no verdict.
+
+The claims are about networks that have learned their task, and early in training the order of layers can be the reverse
+of the later one. 0.95 leaves room for differences between seeds and machines, and none for a training that has hardly
+begun.
+"""
 # The paper gives no number for "similar". Here it means a ratio from 0.8 to 1.25.
 _SIMILAR = math.log(1.25)
 
@@ -24,7 +42,7 @@ class Comparison(NamedTuple):
     """
 
     left: str
-    relation: Literal["<", ">", "≈"]
+    relation: Relation
     right: str
     other_data: str | None = None
 
@@ -68,7 +86,7 @@ CLAIMS: dict[tuple[str, str], Claim] = {
     ("resnet18", "fashion-mnist"): Claim(
         (Comparison("block 1", "<", "block 3"), Comparison("block 2", "<", "block 3"), _BLOCK_4_LOWER), accuracy=0.92
     ),
-    ("vgg19_bn", "cifar10"): Claim(_EARLY_AND_LATER_BELOW, accuracy=0.905),
+    ("vgg19_bn", "cifar10"): Claim((*_EARLY_AND_LATER_BELOW, Comparison("early", "<", "later")), accuracy=0.905),
     ("vgg19_bn", "cifar100"): Claim(
         (
             Comparison("early", "<", "middle"),
@@ -88,62 +106,72 @@ CLAIMS: dict[tuple[str, str], Claim] = {
 
 
 class Judgement(NamedTuple):
-    """The result of one comparison with one norm."""
+    """The result of one comparison with one norm and one summary over epochs."""
 
     comparison: Comparison
     norm: Norm
+    summary: Summary
     ratio: Interval
     """The ratio of the left side to the right, with its 95 % confidence interval over seeds."""
+    share: float
+    """The share of epochs in which the relation holds, averaged over seeds."""
     verdict: Verdict
 
 
-def judge(results: Results, norm: Norm, others: dict[str, Results]) -> list[Judgement]:
+class Trend(NamedTuple):
+    """The result of the paper's overall claim with one norm and one summary over epochs."""
+
+    norm: Norm
+    summary: Summary
+    correlation: Interval
+    """Spearman's ρ of depth and relative weight change, with its 95 % confidence interval over seeds."""
+    verdict: Verdict
+
+
+def judge(results: Results, norm: Norm, others: dict[str, Results], summary: Summary = "mean") -> list[Judgement]:
     """Test the paper's claim about an experiment.
 
-    The test uses the 95 % confidence interval, over seeds, of the ratio of the two sides. The comparison holds if the
-    whole interval lies in the claimed range. It does not hold if the whole interval lies outside. Otherwise it is
-    undecided; with a single seed it always is. The range of ``≈`` is 0.8 to 1.25. Ratios are averaged as logarithms. If
-    the sides come from two data sets, the seeds that both have are compared.
+    Each comparison is tested over seeds by Student's one-sided t-tests of the logarithm of the ratio of its sides. The
+    level is 2.5 %, so the tests agree with the 95 % interval of the ratio. The range of ``≈`` is 0.8 to 1.25.
+
+    A comparison holds if the whole interval lies in the claimed range. The claim holds if all its comparisons hold.
+    This needs no correction for their number: if one of them is false, the chance that all hold is at most the chance
+    that this one does. It is different for "does not hold", since the claim already fails if any one of its
+    comparisons does, and each is a further chance of an error. So a comparison does not hold only if its p-value by
+    Holm's method, over all comparisons of the claim, is below the level. All else is undecided, and so is a single
+    seed.
+
+    It is too early for a verdict if the accuracy of either side is below :data:`ACCURACY_SHARE` of the paper's. If the
+    sides come from two data sets, the seeds that both have are compared.
 
     Args:
         results: the experiment.
         norm: the definition of relative weight change.
-        others: data set to experiment, for experiments with the same architecture.
+        others: data set to experiment, for experiments with the same settings.
+        summary: how each group's curve, its mean over layers, is summarised over epochs. The paper takes the mean.
 
     Returns:
         One judgement per comparison. It is empty if the paper makes no claim about this experiment.
 
     """
     claim = CLAIMS.get((results.architecture, results.data))
-    judgements = []
-    for comparison in claim.comparisons if claim else ():
-        other = others.get(comparison.other_data) if comparison.other_data else results
-        shared = [] if other is None else [seed for seed in results.seeds if seed in other.seeds]
-        if not shared or other is None:
-            judgements.append(Judgement(comparison, norm, Interval(math.nan, math.nan, math.nan), "undecided"))
-            continue
-        left, right = _side(results, comparison.left, norm, shared), _side(other, comparison.right, norm, shared)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            difference = interval(np.log(left) - np.log(right))
-        ratio = Interval(*np.exp(difference).tolist())
-        judgements.append(Judgement(comparison, norm, ratio, verdict(difference, comparison.relation)))
-    return judgements
-
-
-def verdict(difference: Interval, relation: Literal["<", ">", "≈"]) -> Verdict:
-    """Decide a relation from the confidence interval of the difference of the logarithms.
-
-    Example:
-        >>> verdict(Interval(-0.2, -0.3, -0.1), "<")
-        'holds'
-        >>> verdict(Interval(-0.2, -0.5, 0.1), "<")
-        'undecided'
-
-    """
-    low, high = {"<": (-math.inf, 0.0), ">": (0.0, math.inf), "≈": (-_SIMILAR, _SIMILAR)}[relation]
-    if low <= difference.low and difference.high <= high:
-        return "holds"
-    return "does not hold" if difference.low >= high or difference.high <= low else "undecided"
+    comparisons = claim.comparisons if claim else ()
+    sides = [_sides(results, comparison, norm, others) for comparison in comparisons]
+    logarithms = [_log_ratios(left, right, summary) for left, right in sides]
+    tested = [*zip(comparisons, logarithms, strict=True)]
+    holds = [_p_holds(ratios, comparison.relation) for comparison, ratios in tested]
+    fails = holm([_p_fails(ratios, comparison.relation) for comparison, ratios in tested])
+    return [
+        Judgement(
+            comparison,
+            norm,
+            summary,
+            geometric_interval(np.exp(ratios)) if len(ratios) else Interval(math.nan, math.nan, math.nan),
+            _share(left, right, comparison.relation),
+            "too early" if _any_too_early(results, comparison, others) else _verdict(p_holds, p_fails),
+        )
+        for (comparison, ratios), (left, right), p_holds, p_fails in zip(tested, sides, holds, fails, strict=True)
+    ]
 
 
 def together(judgements: list[Judgement]) -> Verdict:
@@ -151,9 +179,91 @@ def together(judgements: list[Judgement]) -> Verdict:
     verdicts = {judgement.verdict for judgement in judgements}
     if verdicts == {"holds"}:
         return "holds"
-    return "does not hold" if "does not hold" in verdicts else "undecided"
+    decisive: tuple[Verdict, ...] = ("does not hold", "too early")
+    return next((verdict for verdict in decisive if verdict in verdicts), "undecided")
 
 
-def _side(results: Results, group: str, norm: Norm, seeds: list[int]) -> np.ndarray:
+def later_layers_change_more(results: Results, norm: Norm, summary: Summary = "mean") -> Trend:
+    """Test the paper's overall claim, that later layers change more than earlier ones.
+
+    The claim holds if the 95 % interval over seeds of Spearman's ρ, between the depth of a layer and its relative
+    weight change, lies above 0. It does not hold if the interval lies below 0. It is undecided otherwise, and it is too
+    early for a verdict if the accuracy is below :data:`ACCURACY_SHARE` of the paper's.
+
+    Args:
+        results: the experiment.
+        norm: the definition of relative weight change.
+        summary: how each layer is summarised over epochs.
+
+    """
+    depths = range(len(results.layers))
+    samples = [spearman(depths, changes) for changes in results.by_layer(norm, summary)]
+    correlation = correlation_interval(samples, len(results.layers))
+    verdict: Verdict = "undecided"
+    if too_early(results):
+        verdict = "too early"
+    elif correlation.low > 0:
+        verdict = "holds"
+    elif correlation.high < 0:
+        verdict = "does not hold"
+    return Trend(norm, summary, correlation, verdict)
+
+
+def too_early(results: Results) -> bool:
+    """Return whether the mean accuracy of the runs is below :data:`ACCURACY_SHARE` of the paper's.
+
+    Without an accuracy of the paper it is never too early.
+    """
+    claim = CLAIMS.get((results.architecture, results.data))
+    return claim is not None and bool(results.accuracy().mean() < ACCURACY_SHARE * claim.accuracy)
+
+
+def _any_too_early(results: Results, comparison: Comparison, others: dict[str, Results]) -> bool:
+    other = others.get(comparison.other_data) if comparison.other_data else None
+    return too_early(results) or (other is not None and too_early(other))
+
+
+def _sides(results: Results, comparison: Comparison, norm: Norm, others: dict[str, Results]) -> tuple[Array, Array]:
+    """The curves of both sides, of shape ``(seeds, epochs)``. There are no seeds if there is no run to compare with."""
+    other = others.get(comparison.other_data) if comparison.other_data else results
+    shared = [seed for seed in results.seeds if other is not None and seed in other.seeds]
+    left = _side(results, comparison.left, norm, shared)
+    return left, left[:0] if other is None else _side(other, comparison.right, norm, shared)
+
+
+def _side(results: Results, group: str, norm: Norm, seeds: list[int]) -> Array:
     layers = results.layers if group == "all layers" else paper_groups(results.architecture, results.layers)[group]
-    return results.means(norm, layers)[[results.seeds.index(seed) for seed in seeds]]
+    return results.group_curves(norm, layers)[[results.seeds.index(seed) for seed in seeds]]
+
+
+def _log_ratios(left: Array, right: Array, summary: Summary) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.log(SUMMARIES[summary](left)) - np.log(SUMMARIES[summary](right)))
+
+
+def _share(left: Array, right: Array, relation: Relation) -> float:
+    if not len(left):
+        return math.nan
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratios = np.log(left) - np.log(right)
+    holding = {"<": ratios < 0, ">": ratios > 0, "≈": abs(ratios) <= _SIMILAR}[relation]
+    return float(holding.mean(axis=1).mean())
+
+
+def _p_holds(log_ratios: Array, relation: Relation) -> float:
+    if relation == "≈":
+        return max(p_greater(log_ratios, -_SIMILAR), p_less(log_ratios, _SIMILAR))
+    return p_less(log_ratios) if relation == "<" else p_greater(log_ratios)
+
+
+def _p_fails(log_ratios: Array, relation: Relation) -> float:
+    if relation == "≈":
+        # Twice, because it can fail at either end.
+        return min(1.0, 2 * min(p_less(log_ratios, -_SIMILAR), p_greater(log_ratios, _SIMILAR)))
+    return p_greater(log_ratios) if relation == "<" else p_less(log_ratios)
+
+
+def _verdict(p_holds: float, p_fails: float) -> Verdict:
+    if p_holds <= LEVEL:
+        return "holds"
+    return "does not hold" if p_fails <= LEVEL else "undecided"

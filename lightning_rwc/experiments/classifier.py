@@ -8,7 +8,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 from typing_extensions import override
 
-from lightning_rwc.experiments.models import build
+from lightning_rwc.experiments.models import Like, build
 
 
 class Classifier(LightningModule):
@@ -16,6 +16,7 @@ class Classifier(LightningModule):
 
     Args:
         architecture: a key of :data:`~lightning_rwc.experiments.models.ARCHITECTURES`.
+        like: ``"authors"`` for the network of the paper's authors, ``"modern"`` for the one of torchvision or timm.
         learning_rate: learning rate of SGD, the same in every epoch.
         weight_decay: weight decay of SGD.
         momentum: momentum of SGD.
@@ -23,7 +24,7 @@ class Classifier(LightningModule):
         classes: number of classes. The data module sets it.
 
     Raises:
-        ValueError: if ``architecture`` is unknown.
+        ValueError: if ``architecture`` is unknown, or has no version ``like`` this.
 
     """
 
@@ -31,6 +32,7 @@ class Classifier(LightningModule):
         self,
         *,
         architecture: str = "resnet18",
+        like: Like = "authors",
         learning_rate: float = 0.1,
         weight_decay: float = 1e-4,
         momentum: float = 0.9,
@@ -39,7 +41,7 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        self.network = build(architecture, channels, classes)
+        self.network = build(architecture, channels, classes, like)
         self.accuracies = MetricCollection(
             {f"test_top{k}": MulticlassAccuracy(classes, top_k=k, average="micro") for k in (1, 5)}
         )

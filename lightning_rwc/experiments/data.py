@@ -4,16 +4,20 @@
 import gzip
 import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, TensorDataset
 from typing_extensions import override
 
+from lightning_rwc.experiments.batches import Augment, Batches, ImagesInMemory
+
 SIZE = 32
+Fit: TypeAlias = Literal["pad", "resize"]
+Normalise: TypeAlias = Literal["data", "imagenet", "none"]
 _DEBIAN_FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -65,22 +69,28 @@ def load_images(name: str, data_dir: Path) -> tuple[TensorDataset, TensorDataset
 
 
 class Images(LightningDataModule):
-    """A data set of 32×32 images. Each channel has mean 0 and standard deviation 1 over the training set.
+    """A data set of 32×32 images, which are kept in memory. A batch is cut and augmented as a whole.
 
-    Images of 28×28 pixels get a border. Images of 8×8 pixels are enlarged. The order of the images in an epoch depends
-    only on ``seed`` and the epoch, so a resumed run sees the same batches as an uninterrupted one.
+    The order of the images and their augmentation in an epoch depend only on ``seed`` and the epoch. So a resumed run
+    sees the same batches as an uninterrupted one.
 
     Args:
         name: a key of ``DATA_SETS``.
         data_dir: the folder in which data sets are found, unpacked or downloaded.
         subset: train on the first ``subset`` images only. The test set is always complete.
         batch_size: number of images per batch.
-        augment: shift training images by up to four pixels and mirror half of them, as is usual for CIFAR.
-        num_workers: number of processes that load images.
-        seed: seeds the order of the training images.
+        shuffle: draw a new order for each epoch. Otherwise every epoch has the order of the data set.
+        fit: how images of 28×28 pixels become 32×32: ``"pad"`` adds a black border, ``"resize"`` interpolates. Images
+            of 8×8 pixels are enlarged without interpolation.
+        augment: what happens to training images: ``"none"``; ``"flip"`` mirrors half of them; ``"crop-flip"`` also
+            shifts them by up to four pixels.
+        normalise: what happens to pixels between 0 and 1: ``"data"`` gives each channel mean 0 and standard deviation 1
+            over the training set; ``"imagenet"`` uses ImageNet's means and deviations; ``"none"`` leaves them as they
+            are.
+        seed: seeds the order of the training images and their augmentation.
 
     Raises:
-        ValueError: if ``name`` is unknown, or ``subset`` is not positive.
+        ValueError: if ``name``, ``fit``, ``augment`` or ``normalise`` is unknown, or ``subset`` is not positive.
 
     """
 
@@ -91,13 +101,18 @@ class Images(LightningDataModule):
         data_dir: str = "data",
         subset: int | None = None,
         batch_size: int = 128,
-        augment: bool = False,
-        num_workers: int = 0,
+        shuffle: bool = True,
+        fit: Fit = "pad",
+        augment: Augment = "none",
+        normalise: Normalise = "data",
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if name not in DATA_SETS:
-            raise ValueError(f"`name` must be one of {', '.join(DATA_SETS)}, but got {name!r}.")
+        known = {"name": (name, tuple(DATA_SETS)), "fit": (fit, get_args(Fit))}
+        known |= {"augment": (augment, get_args(Augment)), "normalise": (normalise, get_args(Normalise))}
+        for argument, (value, choices) in known.items():
+            if value not in choices:
+                raise ValueError(f"`{argument}` must be one of {', '.join(choices)}, but got {value!r}.")
         if subset is not None and subset < 1:
             raise ValueError(f"`subset` must be a number of images, at least 1, but got {subset}.")
         self.save_hyperparameters()
@@ -114,54 +129,50 @@ class Images(LightningDataModule):
 
         train, test = load_images(self.hparams["name"], Path(self.hparams["data_dir"]))
         images, labels = (tensor[: self.hparams["subset"]] for tensor in train.tensors)
-        shifts = [v2.RandomCrop(SIZE, padding=4), v2.RandomHorizontalFlip()] if self.hparams["augment"] else []
-        images = _resized(images)
-        pixels = images.transpose(0, 1).flatten(1).double() / 255
-        scale = v2.Normalize(pixels.mean(1).tolist(), pixels.std(1).clamp(min=1e-3).tolist())
-        self._normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), scale])
-        self._train = _Pairs(images, labels, v2.Compose(shifts) if shifts else nn.Identity())
-        self._test = TensorDataset(_resized(test.tensors[0]), test.tensors[1])
+        images = _fitted(images, self.hparams["fit"])
+        scale = [] if self.hparams["normalise"] == "none" else [v2.Normalize(*self._mean_and_deviation(images))]
+        self._normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), *scale])
+        self._train = images, labels
+        self._test = _fitted(test.tensors[0], self.hparams["fit"]), test.tensors[1]
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
-        assert self.trainer is not None
-        ranks, rank, seed = self.trainer.world_size, self.trainer.global_rank, self.hparams["seed"]
-        # Lightning tells this sampler the epoch. An interrupted process loses the order of an ordinary sampler.
-        sampler: DistributedSampler[Any] = DistributedSampler(self._train, num_replicas=ranks, rank=rank, seed=seed)
-        return DataLoader(self._train, self.hparams["batch_size"], sampler=sampler, **self._workers())
+        options = {name: self.hparams[name] for name in ("batch_size", "shuffle", "seed")}
+        return self._loader(self._train, **options, augment=self.hparams["augment"])
 
     @override
     def test_dataloader(self) -> DataLoader[Any]:
-        return DataLoader(self._test, 4 * self.hparams["batch_size"], **self._workers())
+        return self._loader(self._test, batch_size=4 * self.hparams["batch_size"], shuffle=False)
 
     @override
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
         return self._normalise(images), labels
 
-    def _workers(self) -> dict[str, Any]:
-        count = self.hparams["num_workers"]
-        return {"num_workers": count, "persistent_workers": count > 0, "pin_memory": torch.cuda.is_available()}
+    def _loader(self, part: tuple[Tensor, Tensor], *, augment: Augment = "none", **options: Any) -> DataLoader[Any]:
+        assert self.trainer is not None
+        data = ImagesInMemory(*part, augment)
+        batches = Batches(data, num_replicas=self.trainer.world_size, rank=self.trainer.global_rank, **options)
+        return DataLoader(data, batch_size=None, sampler=batches, pin_memory=torch.cuda.is_available())
+
+    def _mean_and_deviation(self, images: Tensor) -> tuple[list[float], list[float]]:
+        if self.hparams["normalise"] == "imagenet":
+            mean, deviation = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+            return list(mean[: self.channels]), list(deviation[: self.channels])
+        pixels = images.transpose(0, 1).flatten(1).double() / 255
+        return pixels.mean(1).tolist(), pixels.std(1).clamp(min=1e-3).tolist()
 
 
-class _Pairs(Dataset[tuple[Tensor, Tensor]]):
-    """Images with their labels. An image is transformed each time it is read."""
-
-    def __init__(self, images: Tensor, labels: Tensor, transform: nn.Module) -> None:
-        self._images, self._labels, self._transform = images, labels, transform
-
-    def __len__(self) -> int:
-        return len(self._images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self._transform(self._images[index]), self._labels[index]
-
-
-def _resized(images: Tensor) -> Tensor:
+def _fitted(images: Tensor, fit: Fit) -> Tensor:
     size = images.shape[-1]
     if size < SIZE // 2:
         return images.repeat_interleave(SIZE // size, dim=-1).repeat_interleave(SIZE // size, dim=-2)
-    return nn.functional.pad(images, [(SIZE - size) // 2] * 4)
+    if fit == "pad" or size == SIZE:
+        return nn.functional.pad(images, [(SIZE - size) // 2] * 4)
+    from torchvision.transforms import v2
+
+    resized: Tensor = v2.functional.resize(images, [SIZE, SIZE])
+    return resized
 
 
 def _digits() -> tuple[TensorDataset, TensorDataset]:

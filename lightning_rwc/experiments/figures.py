@@ -7,12 +7,14 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import ListedColormap, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from lightning_rwc.drawing import log_ticks
 from lightning_rwc.experiments.groups import paper_groups
-from lightning_rwc.experiments.results import RECORDED, Array, Results
+from lightning_rwc.experiments.results import NORMS, Array, Results
 from lightning_rwc.norms import Norm
 
 _CMAP = colormaps["viridis"]
@@ -22,8 +24,8 @@ def group_curves(results: Results) -> Figure:
     """Draw the mean relative weight change of each group of layers over epochs, with a panel for each norm."""
     groups = paper_groups(results.architecture, results.layers)
     figure = Figure(figsize=(11, 3.4), layout="constrained")
-    panels = figure.subplots(1, len(RECORDED))
-    for axes, norm in zip(panels, RECORDED, strict=True):
+    panels = figure.subplots(1, len(NORMS))
+    for axes, norm in zip(panels, NORMS, strict=True):
         for colour, (group, layers) in zip(_CMAP(np.linspace(0, 0.9, len(groups))), groups.items(), strict=True):
             curves = results.curves[norm][:, :, np.isin(results.layers, layers)].mean(axis=2)
             _band(axes, np.arange(curves.shape[1]), curves, colour, group)
@@ -55,14 +57,34 @@ def layer_curves(results: Results, norm: Norm) -> Figure:
 def depth_profile(results: Results) -> Figure:
     """Draw each layer's mean over epochs, in definition order, with a panel for each norm."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
-    panels = figure.subplots(1, len(RECORDED))
-    for axes, norm in zip(panels, RECORDED, strict=True):
+    panels = figure.subplots(1, len(NORMS))
+    for axes, norm in zip(panels, NORMS, strict=True):
         means = results.curves[norm].mean(axis=1)
         _band(axes, np.arange(means.shape[1]), means, _CMAP(0.3), "mean over epochs")
         _finish(axes, norm, "layer, in definition order")
         if len(results.layers) <= 25:
             axes.set_xticks(range(len(results.layers)), results.layers, rotation=90, fontsize=7)
     panels[0].set_ylabel("relative weight change (log scale)")
+    return figure
+
+
+def size_profile(results: Results) -> Figure:
+    """Draw each layer's median over epochs against its size, coloured by depth, with a panel for each recording."""
+    recordings = [name for name in ("l1", "elementwise", "elementwise, equal samples") if name in results.curves]
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    panels = figure.subplots(1, len(recordings))
+    colours = _CMAP(np.linspace(0, 0.9, len(results.layers)))
+    for axes, recording in zip(panels, recordings, strict=True):
+        medians = results.by_layer(recording, "median")
+        medians = np.where(medians > 0, medians, np.nan)
+        axes.vlines(results.sizes, medians.min(axis=0), medians.max(axis=0), colors=colours)
+        axes.scatter(results.sizes, np.exp(np.log(medians).mean(axis=0)), c=colours, zorder=2)
+        _finish(axes, recording, "weights of the layer (log scale)")
+        axes.set_xscale("log")
+    panels[0].set_ylabel("relative weight change (log scale)")
+    depths = ScalarMappable(Normalize(0, len(results.layers) - 1), ListedColormap(colours))
+    bar = figure.colorbar(depths, ax=panels, label="depth", ticks=[0, len(results.layers) - 1])
+    bar.ax.set_yticklabels(["first layer", "last layer"])
     return figure
 
 

@@ -1,91 +1,62 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The architectures, adapted to images of 32×32 pixels in the way that is usual for CIFAR."""
+"""The architectures by name, as the paper's authors built them and as they are usually built."""
 
 from collections.abc import Callable
+from typing import Literal, TypeAlias, get_args
 
 from torch import nn
 
+from lightning_rwc.experiments import authors, modern
 
-def resnet18(channels: int, classes: int) -> nn.Module:
-    """Build torchvision's ResNet-18 with a 3×3 stem of stride 1 and no early pooling."""
-    from torchvision.models import resnet18 as build
+Like: TypeAlias = Literal["authors", "modern"]
+Build: TypeAlias = Callable[[int, int], nn.Module]
 
-    return _small_resnet(build(num_classes=classes), channels)
-
-
-def resnet50(channels: int, classes: int) -> nn.Module:
-    """Build torchvision's ResNet-50 with a 3×3 stem of stride 1 and no early pooling."""
-    from torchvision.models import resnet50 as build
-
-    return _small_resnet(build(num_classes=classes), channels)
-
-
-def vgg19_bn(channels: int, classes: int) -> nn.Module:
-    """Build torchvision's VGG-19 with batch norm. Five poolings leave one pixel, which one linear layer classifies."""
-    from torchvision.models import vgg19_bn as build
-
-    model: nn.Module = build(num_classes=classes)
-    model.set_submodule("features.0", nn.Conv2d(channels, 64, 3, padding=1))
-    model.avgpool = nn.Identity()
-    model.classifier = nn.Linear(512, classes)
-    return model
-
-
-def alexnet(channels: int, classes: int) -> nn.Module:
-    """Build torchvision's AlexNet. Poolings of 2×2 leave one pixel, which one linear layer classifies."""
-    from torchvision.models import alexnet as build
-
-    model: nn.Module = build(num_classes=classes)
-    model.set_submodule("features.0", nn.Conv2d(channels, 64, 11, stride=4, padding=5))
-    for position in (2, 5, 12):
-        model.set_submodule(f"features.{position}", nn.MaxPool2d(2))
-    model.avgpool = nn.Identity()
-    model.classifier = nn.Linear(256, classes)
-    return model
-
-
-def xception(channels: int, classes: int) -> nn.Module:
-    """Build timm's Xception (``legacy_xception``) with a stem of stride 1."""
-    from timm import create_model
-
-    model: nn.Module = create_model("legacy_xception", num_classes=classes, in_chans=channels)
-    model.conv1 = nn.Conv2d(channels, 32, 3, padding=1, bias=False)
-    return model
-
-
-def efficientnet_b4(channels: int, classes: int) -> nn.Module:
-    """Build timm's EfficientNet-B4 with a stem of stride 1. WeightScale sorts its layers by timm's names."""
-    from timm import create_model
-
-    model: nn.Module = create_model("efficientnet_b4", num_classes=classes, in_chans=channels)
-    model.conv_stem = nn.Conv2d(channels, 48, 3, padding=1, bias=False)
-    return model
-
-
-def _small_resnet(model: nn.Module, channels: int) -> nn.Module:
-    model.conv1 = nn.Conv2d(channels, 64, 3, padding=1, bias=False)
-    model.maxpool = nn.Identity()
-    return model
-
-
-ARCHITECTURES: dict[str, Callable[[int, int], nn.Module]] = {
-    "alexnet": alexnet,
-    "efficientnet_b4": efficientnet_b4,
-    "resnet18": resnet18,
-    "resnet50": resnet50,
-    "vgg19_bn": vgg19_bn,
-    "xception": xception,
+ARCHITECTURES: dict[str, dict[Like, Build]] = {
+    "alexnet": {"authors": authors.alexnet, "modern": modern.alexnet},
+    "efficientnet_b4": {"modern": modern.efficientnet_b4},
+    "resnet18": {"authors": authors.resnet18, "modern": modern.resnet18},
+    "resnet50": {"modern": modern.resnet50},
+    "vgg19_bn": {"authors": authors.vgg19_bn, "modern": modern.vgg19_bn},
+    "xception": {"modern": modern.xception},
 }
-"""Name to a function of the numbers of input channels and classes."""
+"""Name to the versions that exist. Each is a function of the numbers of input channels and classes."""
 
 
-def build(architecture: str, channels: int, classes: int) -> nn.Module:
+def build(architecture: str, channels: int, classes: int, like: Like) -> nn.Module:
     """Build a network from images of shape ``(batch, channels, 32, 32)`` to scores of shape ``(batch, classes)``.
 
+    Args:
+        architecture: a key of ``ARCHITECTURES``.
+        channels: number of channels of the images.
+        classes: number of classes.
+        like: ``"authors"`` for the network of the paper's authors, ``"modern"`` for the one of torchvision or timm.
+
     Raises:
-        ValueError: if ``architecture`` is unknown.
+        ValueError: if ``architecture`` is unknown, or has no version ``like`` this.
 
     """
+    return _versions(architecture)[check_like(architecture, like)](channels, classes)
+
+
+def check_like(architecture: str, like: str | None) -> Like:
+    """Return the version of the architecture that is meant. By default it is the authors' if they have one.
+
+    Raises:
+        ValueError: if ``architecture`` is unknown, or has no version ``like`` this.
+
+    """
+    versions = _versions(architecture)
+    if like is None:
+        return next(iter(versions))
+    for version in versions:
+        if version == like:
+            return version
+    if like in get_args(Like):
+        raise ValueError(f"`like={like!r}` is not known for {architecture}. Choose `like={next(iter(versions))!r}`.")
+    raise ValueError(f"`like` must be one of {', '.join(map(repr, get_args(Like)))}, but got {like!r}.")
+
+
+def _versions(architecture: str) -> dict[Like, Build]:
     if architecture not in ARCHITECTURES:
         raise ValueError(f"`architecture` must be one of {', '.join(ARCHITECTURES)}, but got {architecture!r}.")
-    return ARCHITECTURES[architecture](channels, classes)
+    return ARCHITECTURES[architecture]

@@ -1,26 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The results in the folder of an experiment, and their statistics over seeds."""
+"""The results in the folder of an experiment, and their summaries over epochs."""
 
 import json
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import yaml
 
-from lightning_rwc.depth import depth_correlation
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.norms import Norm
 
-RECORDED: dict[Norm, str] = {"l1": "rwc", "l2": "rwc_l2", "elementwise": "rwc_elementwise"}
-"""The norms that each run records, and the prefix of their tags."""
+NORMS: tuple[Norm, ...] = ("l1", "l2", "elementwise")
+"""The norms under which claims are judged."""
+RECORDED = {
+    "l1": "rwc",
+    "l2": "rwc_l2",
+    "elementwise": "rwc_elementwise",
+    "rotation": "rwc_rotation",
+    "l1 since the start": "rwc_initial",
+    "elementwise, equal samples": "rwc_sample",
+}
+"""What each run records, and the name of its table. Tables of norms have the prefix of their tags as names."""
+LAYERS = "layers.csv"
 SETTINGS = "settings.yaml"
 FINISHED = "finished.json"
 
-Array = npt.NDArray[np.float64]
+Array: TypeAlias = npt.NDArray[np.float64]
+Summary: TypeAlias = Literal["mean", "geometric mean", "median"]
+
+
+def _geometric_mean(curves: Array) -> Array:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.asarray(np.exp(np.log(curves).mean(axis=1)))
+
+
+SUMMARIES: dict[Summary, Callable[[Array], Array]] = {
+    "mean": lambda curves: np.asarray(curves.mean(axis=1)),
+    "geometric mean": _geometric_mean,
+    "median": lambda curves: np.asarray(np.median(curves, axis=1)),
+}
+"""Summaries over epochs, the second axis. The paper takes the mean, which a single epoch can decide."""
 
 
 def seed_folder(out: Path, seed: int) -> Path:
@@ -28,35 +52,9 @@ def seed_folder(out: Path, seed: int) -> Path:
     return out / f"seed_{seed}"
 
 
-def history_file(folder: Path, norm: Norm) -> Path:
-    """Return the file of a run's history by ``norm``."""
-    return folder / f"{RECORDED[norm]}.csv"
-
-
-class Interval(NamedTuple):
-    """A mean over seeds with its 95 % confidence interval by Student's t. With one seed its limits are ``nan``."""
-
-    mean: float
-    low: float
-    high: float
-
-
-def interval(samples: npt.ArrayLike) -> Interval:
-    """Return the mean of the samples, one per seed, with its 95 % confidence interval.
-
-    Example:
-        >>> [round(limit, 3) for limit in interval([1.0, 2.0, 3.0])]
-        [2.0, -0.484, 4.484]
-
-    """
-    from scipy.stats import t
-
-    values = np.asarray(samples, dtype=np.float64)
-    mean = float(values.mean())
-    if len(values) < 2 or not np.isfinite(values).all():
-        return Interval(mean, math.nan, math.nan)
-    reach = float(t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values)))
-    return Interval(mean, mean - reach, mean + reach)
+def history_file(folder: Path, recording: str) -> Path:
+    """Return the file of a run's history of a ``recording``."""
+    return folder / f"{RECORDED[recording]}.csv"
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,17 @@ class Results:
         settings: the settings of model, data and training.
         runs: the final values of each seed: ``seed``, ``test_top1``, ``test_top5``, …
         layers: names of the layers, in definition order.
-        curves: norm to an array of shape ``(seeds, epochs, layers)``.
+        sizes: the number of weights of each layer, or ``nan`` if the folder does not say.
+        curves: recording to an array of shape ``(seeds, epochs, layers)``. It has every norm, and each further
+            recording that all seeds have.
 
     """
 
     settings: dict[str, Any]
     runs: list[dict[str, Any]]
     layers: list[str]
-    curves: dict[Norm, Array]
+    sizes: Array
+    curves: dict[str, Array]
 
     @property
     def architecture(self) -> str:
@@ -82,9 +83,21 @@ class Results:
         return str(self.settings["model"]["architecture"])
 
     @property
+    def like(self) -> str | None:
+        """Whose network and images these are, or ``None`` in folders that do not say."""
+        like: str | None = self.settings["model"].get("like")
+        return like
+
+    @property
     def data(self) -> str:
         """The data set's name."""
         return str(self.settings["data"]["name"])
+
+    @property
+    def precision(self) -> str:
+        """The Trainer's precision."""
+        # Older folders have it beside the other settings.
+        return str(self.settings.get("trainer", self.settings).get("precision", "32-true"))
 
     @property
     def seeds(self) -> list[int]:
@@ -95,14 +108,13 @@ class Results:
         """Return the test accuracy of each seed."""
         return np.array([run[name] for run in self.runs])
 
-    def means(self, norm: Norm, layers: list[str]) -> Array:
-        """Return each seed's mean relative weight change over epochs and ``layers``."""
-        chosen = np.isin(self.layers, layers)
-        return np.asarray(self.curves[norm][:, :, chosen].mean(axis=(1, 2)))
+    def group_curves(self, recording: str, layers: list[str]) -> Array:
+        """Return the mean over ``layers`` in each epoch, of shape ``(seeds, epochs)``."""
+        return np.asarray(self.curves[recording][:, :, np.isin(self.layers, layers)].mean(axis=2))
 
-    def correlations(self, norm: Norm) -> Array:
-        """Return each seed's Spearman's ρ between a layer's depth and its median relative weight change."""
-        return np.array([depth_correlation(medians.tolist()) for medians in np.median(self.curves[norm], axis=1)])
+    def by_layer(self, recording: str, summary: Summary) -> Array:
+        """Return the summary over epochs of each layer, of shape ``(seeds, layers)``."""
+        return SUMMARIES[summary](self.curves[recording])
 
 
 def load_results(out: Path) -> Results:
@@ -117,10 +129,27 @@ def load_results(out: Path) -> Results:
         raise FileNotFoundError(f"{out} has no finished run.")
     ended = {folder: json.loads((folder / FINISHED).read_text(encoding="utf-8")) for folder in folders}
     folders.sort(key=lambda folder: ended[folder]["seed"])
-    histories = {norm: [RWCHistory.load(history_file(folder, norm)) for folder in folders] for norm in RECORDED}
+    layers = RWCHistory.load(history_file(folders[0], "l1")).layers
     return Results(
         yaml.safe_load((out / SETTINGS).read_text(encoding="utf-8")),
         [ended[folder] for folder in folders],
-        histories["l1"][0].layers,
-        {norm: np.stack([history.values for history in table]) for norm, table in histories.items()},
+        layers,
+        _sizes(out / LAYERS, layers),
+        {name: _curves(folders, name, layers) for name in RECORDED if name in NORMS or _all_have(folders, name)},
     )
+
+
+def _all_have(folders: list[Path], recording: str) -> bool:
+    return all(history_file(folder, recording).exists() for folder in folders)
+
+
+def _curves(folders: list[Path], recording: str, layers: list[str]) -> Array:
+    histories = (RWCHistory.load(history_file(folder, recording)) for folder in folders)
+    return np.stack([history.reordered(layers).values for history in histories])
+
+
+def _sizes(file: Path, layers: list[str]) -> Array:
+    if not file.exists():
+        return np.full(len(layers), np.nan)
+    table = pd.read_csv(file, index_col="layer", dtype={"layer": str}, keep_default_na=False)
+    return table["size"].reindex(layers).to_numpy(np.float64)

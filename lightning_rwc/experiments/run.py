@@ -5,9 +5,11 @@ import json
 import time
 from collections.abc import Sequence
 from importlib import resources
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -18,14 +20,24 @@ from typing_extensions import override
 from lightning_rwc.callback import RWCCallback
 from lightning_rwc.experiments.classifier import Classifier, layer_name
 from lightning_rwc.experiments.data import DATA_SETS, Images
-from lightning_rwc.experiments.models import ARCHITECTURES
-from lightning_rwc.experiments.results import FINISHED, RECORDED, SETTINGS, history_file, seed_folder
+from lightning_rwc.experiments.equal_samples import EqualSamples
+from lightning_rwc.experiments.models import ARCHITECTURES, Like, check_like
+from lightning_rwc.experiments.results import FINISHED, LAYERS, RECORDED, SETTINGS, history_file, seed_folder
+from lightning_rwc.layers import LayerSelection
+from lightning_rwc.norms import Norm
 
 # Settings that do not change the results, so they may differ between two starts of one experiment.
-_IMMATERIAL = {"data_dir", "num_workers", "seed"}
+_IMMATERIAL = {"data_dir", "seed"}
+_IMMATERIAL_FLAGS = {
+    *("accelerator", "benchmark", "default_root_dir", "detect_anomaly", "devices", "logger", "log_every_n_steps"),
+    *("enable_autolog_hparams", "enable_checkpointing", "enable_model_summary", "enable_progress_bar", "num_nodes"),
+    *("max_epochs", "model_registry", "profiler"),  # epochs have a name of their own
+}
 
 
-def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: Sequence[str]) -> bool:
+def run_seeds(
+    model: str, data: str, seeds: Sequence[int], out: Path, options: Sequence[str], *, like: str | None = None
+) -> bool:
     """Train ``model`` on ``data`` once for each seed, with the paper's settings if the paper has this experiment.
 
     Args:
@@ -34,12 +46,15 @@ def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: S
         seeds: each seeds the initial weights and the order of the images of one run.
         out: the folder of this experiment. Seeds that are finished there are kept, and an interrupted one is resumed.
         options: further arguments for LightningCLI, such as ``--trainer.max_epochs=20`` or ``--config=my.yaml``.
+        like: ``"authors"`` for the network, the images and the order of the paper's authors, ``"modern"`` for what is
+            usual. By default it is ``"authors"`` if their network is known.
 
     Returns:
         Whether this process writes the report. Of several processes that train together, only one does.
 
     Raises:
-        ValueError: if ``model``, ``data`` or ``seeds`` is wrong, or ``out`` has an experiment with other settings.
+        ValueError: if ``model``, ``data``, ``seeds`` or ``like`` is wrong, or ``out`` has an experiment with other
+            settings.
         FileNotFoundError: if the data set is missing and cannot be downloaded.
 
     """
@@ -49,25 +64,29 @@ def run_seeds(model: str, data: str, seeds: Sequence[int], out: Path, options: S
         raise ValueError(f"`data` must be one of {', '.join(DATA_SETS)}, but got {data!r}.")
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"`seeds` must be different integers, each at least 0, but got {list(seeds)}.")
+    version = check_like(model, like)
     with _progress() as progress:
         all_seeds = progress.add_task("seeds", total=len(seeds))
         for seed in seeds:
-            reports = _run_seed(model, data, seed, out=out, options=options, progress=progress)
+            reports = _run_seed(model, data, version, seed, out=out, options=options, progress=progress)
             progress.advance(all_seeds)
     return reports
 
 
-def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[str], progress: Progress) -> bool:
+def _run_seed(
+    model: str, data: str, like: Like, seed: int, *, out: Path, options: Sequence[str], progress: Progress
+) -> bool:
     folder = seed_folder(out, seed)
-    callbacks = {norm: RWCCallback(norm=norm, group_by=layer_name, prefix=prefix) for norm, prefix in RECORDED.items()}
+    recorders = _recorders()
     newest = ModelCheckpoint(folder, filename="newest", enable_version_counter=False, save_on_train_epoch_end=True)
     cli = _command_line(
         model,
         data,
+        like,
         seed,
         folder=folder,
         options=options,
-        callbacks=[*callbacks.values(), newest, _Epochs(progress, seed)],
+        callbacks=[*recorders.values(), newest, _Epochs(progress, seed)],
     )
     _same_settings(cli, out)
     if (folder / FINISHED).exists():
@@ -81,14 +100,30 @@ def _run_seed(model: str, data: str, seed: int, *, out: Path, options: Sequence[
     (accuracies,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
     if not cli.trainer.is_global_zero:
         return False
-    for norm, callback in callbacks.items():
-        callback.history.save(history_file(folder, norm))
+    histories = {name: recorder.history for name, recorder in recorders.items()}
+    histories["rotation"] = recorders["l1"].histories["rotation"]
+    for name, history in histories.items():
+        history.save(history_file(folder, name))
     result = {"seed": seed, **accuracies, "seconds_of_last_fit": round(seconds, 1)}
     partial = folder / f"{FINISHED}.partial"
     partial.write_text(json.dumps(result, indent=2), encoding="utf-8")
     partial.replace(folder / FINISHED)
     checkpoint.unlink(missing_ok=True)
     return True
+
+
+def _recorders() -> dict[str, Any]:
+    def norm(norm: Norm, name: str | None = None, **options: Any) -> RWCCallback:
+        return RWCCallback(norm=norm, prefix=RECORDED[name or norm], group_by=layer_name, **options)
+
+    start = "l1 since the start"
+    return {
+        "l1": norm("l1", measures=("rotation",)),
+        "l2": norm("l2", findings=False),
+        "elementwise": norm("elementwise", findings=False),
+        start: norm("l1", start, relative_to="initial", heatmap=False, findings=False),
+        "elementwise, equal samples": EqualSamples(layer_name),
+    }
 
 
 class _CommandLine(LightningCLI):
@@ -100,11 +135,10 @@ class _CommandLine(LightningCLI):
 
 
 def _command_line(
-    model: str, data: str, seed: int, *, folder: Path, options: Sequence[str], callbacks: list[Callback]
+    model: str, data: str, like: Like, seed: int, *, folder: Path, options: Sequence[str], callbacks: list[Callback]
 ) -> LightningCLI:
     logger = {"save_dir": str(folder), "name": "", "version": "tensorboard"}
     defaults = {
-        "max_epochs": 150,
         "devices": 1,
         "enable_progress_bar": False,
         "enable_model_summary": False,
@@ -112,32 +146,41 @@ def _command_line(
         "logger": {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": logger},
         "callbacks": callbacks,
     }
-    setting = resources.files(__package__) / "configs" / f"{model}-{data}.yaml"
-    with resources.as_file(setting) as path:
-        config = [f"--config={path}"] if path.exists() else []
-        fixed = [f"--model.architecture={model}", f"--data.name={data}", f"--seed_everything={seed}"]
+    settings = resources.files(__package__) / "configs"
+    names = (f"{like}/all.yaml", f"{like}/{data}.yaml", f"table_1/{model}-{data}.yaml")
+    with resources.as_file(settings) as places:
+        config = [f"--config={places / name}" for name in names if (places / name).exists()]
+        fixed = [f"--model.architecture={model}", f"--model.like={like}", f"--data.name={data}"]
         return _CommandLine(
             Classifier,
             Images,
             trainer_defaults=defaults,
             save_config_callback=None,
             run=False,
-            args=[*config, *options, *fixed],
+            args=[*config, *options, *fixed, f"--seed_everything={seed}"],
         )
 
 
 def _same_settings(cli: LightningCLI, out: Path) -> None:
     model, data = cli.config["model"].as_dict(), cli.config["data"].as_dict()
+    usual = signature(Trainer).parameters
+    flags = {name: value for name, value in cli.config["trainer"].as_dict().items() if name not in _IMMATERIAL_FLAGS}
     settings: dict[str, Any] = {
         "model": model,
         "data": {name: value for name, value in data.items() if name not in _IMMATERIAL},
+        "trainer": {name: value for name, value in flags.items() if value != usual[name].default},
         "epochs": cli.trainer.max_epochs,
-        "precision": cli.trainer.precision,
+        "processes": cli.trainer.world_size,
     }
     path = out / SETTINGS
     if not path.exists():
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump(settings, sort_keys=False), encoding="utf-8")
+        sizes = {
+            layer: sum(parameter.numel() for parameter in parameters.values())
+            for layer, parameters in LayerSelection(None, layer_name).find(cli.model).items()
+        }
+        pd.Series(sizes, name="size").rename_axis("layer").to_csv(out / LAYERS)
         return
     known = yaml.safe_load(path.read_text(encoding="utf-8"))
     if known != settings:
