@@ -102,7 +102,7 @@ def recorded(networks: Mapping[str, Recorded]) -> Figure:
     return figure
 
 
-def save(figure: Figure, path: Path, colours: int = 64) -> None:
+def save(figure: Figure, path: Path, colours: int = 200) -> None:
     """Write a small PNG."""
     picture = BytesIO()
     figure.savefig(picture, dpi=100)
