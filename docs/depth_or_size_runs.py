@@ -16,8 +16,8 @@ from lightning_rwc import RelativeWeightChange, relative_weight_change
 from lightning_rwc.experiments.data import load_images
 
 # Fixed before any curve of these runs was looked at. A run ends after EPOCHS epochs, and every run counts, whatever its
-# accuracy. The value of a layer is its median over epochs. An effect is one whose 95 % interval over SEEDS leaves out 0.
-# Short trainings with another seed chose the learning rates: at 0.05, the shrinking network without normalisation
+# accuracy. The value of a layer is its median over epochs. An effect is one whose 95 % interval over SEEDS leaves out
+# 0. Short trainings with another seed chose the learning rates: at 0.05, the shrinking network without normalisation
 # stayed at 10 % accuracy. The starts with Adam were added when the authors' arrays had been analysed.
 SEEDS = range(3)
 EPOCHS, IMAGES, BATCH = 6, 20_000, 128
