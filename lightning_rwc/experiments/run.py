@@ -194,7 +194,8 @@ def _same_settings(cli: LightningCLI, out: Path) -> None:
 
 def _progress() -> Progress:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, disable=rank_zero_only.rank != 0)
+    # Lightning sets the attribute, which its annotations do not have.
+    return Progress(*columns, disable=getattr(rank_zero_only, "rank", 0) != 0)
 
 
 class _Epochs(Callback):
