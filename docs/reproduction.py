@@ -34,8 +34,8 @@ class Experiment(NamedTuple):
     tables: Mapping[str, pd.DataFrame]
 
 
-def experiments() -> dict[str, Experiment]:
-    """Write the reports of all experiments, keep their pictures of groups, and return their tables by folder."""
+def experiments(pictures: Path) -> dict[str, Experiment]:
+    """Write the reports of all experiments, copy their pictures of groups, and return their tables by folder."""
     found = {}
     with tempfile.TemporaryDirectory() as place:
         # All together, because some claims compare data sets.
@@ -43,7 +43,7 @@ def experiments() -> dict[str, Experiment]:
         for out in sorted(path.parent for path in Path(place).glob(f"*/{SETTINGS}")):
             write_report(out)
             tables = {name: pd.read_csv(out / f"{name}.csv") for name in ("comparisons", "verdicts", "depth_or_size")}
-            shutil.copy(out / "groups.png", DOCS / "images" / f"reproduction_{out.name}.png")
+            shutil.copy(out / "groups.png", pictures / f"reproduction_{out.name}.png")
             found[out.name] = Experiment(load_results(out), tables)
     return found
 
@@ -54,7 +54,7 @@ def section(name: str, experiment: Experiment) -> str:
     picture = f"![Groups of layers of {_NETWORKS[results.architecture]}](images/reproduction_{name}.png)"
     return "\n\n".join(
         [
-            f"{_basis(results).capitalize()}.",
+            f"{_basis(results)}.",
             _comparisons(tables["comparisons"]),
             _verdicts(tables["verdicts"]),
             picture,
@@ -141,7 +141,7 @@ def _markdown(head: list[str], rows: list[list[str]]) -> str:
 
 def main() -> None:
     """Write everything into the page, between the comments that name it."""
-    found = experiments()
+    found = experiments(DOCS / "images")
     blocks = {name: section(name, experiment) for name, experiment in found.items()}
     blocks |= {"claims": claims(found), "parts": parts()}
     text = PAGE.read_text(encoding="utf-8")

@@ -378,7 +378,7 @@ def test_clusters_are_saved(tmp_path):
     for folder, rows in (("one", slice(0, 6)), ("two", slice(6, 12))):
         history(planted(PLANTED)[rows]).save(tmp_path / folder / "rwc.csv")
     paths = [tmp_path / "one" / "rwc.csv", tmp_path / "two" / "rwc.csv"]
-    files = save_clusters(paths, tmp_path / "new" / "out", patterns={"conv[0-2]": "early"}, k=3)
+    files = save_clusters(paths, tmp_path / "new" / "out", patterns={"^conv[0-2]": "early"}, k=3)
     assert [file.name for file in files] == ["clusters.csv", "plane.png", "scree.png", "curves.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files[1:])
     frame = pd.read_csv(files[0], index_col="layer")

@@ -27,7 +27,7 @@ def group_curves(results: Results) -> Figure:
     panels = figure.subplots(1, len(NORMS))
     for axes, norm in zip(panels, NORMS, strict=True):
         for colour, (group, layers) in zip(_CMAP(np.linspace(0, 0.9, len(groups))), groups.items(), strict=True):
-            curves = results.curves[norm][:, :, np.isin(results.layers, layers)].mean(axis=2)
+            curves = results.group_curves(norm, layers)
             _band(axes, np.arange(curves.shape[1]), curves, colour, group)
         _finish(axes, norm, "epoch")
     panels[0].set_ylabel("relative weight change (log scale)")

@@ -2,6 +2,7 @@
 """The report of an experiment: tables, pictures, and one self-contained page."""
 
 from base64 import b64encode
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -105,14 +106,12 @@ def write_report(out: Path) -> Path:
 def _others(results: Results, out: Path) -> dict[str, Results]:
     others = {}
     for path in sorted(out.resolve().parent.glob(f"*/{SETTINGS}")):
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if _without_data(settings) != _without_data(results.settings):
-            continue
-        try:
-            other = load_results(path.parent)
-        except FileNotFoundError:
-            continue
-        others[other.data] = other
+        # Folders of other programs may hold anything, and an experiment may have no finished run.
+        with suppress(yaml.YAMLError, FileNotFoundError):
+            settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+            if _without_data(settings) == _without_data(results.settings):
+                other = load_results(path.parent)
+                others[other.data] = other
     return others
 
 

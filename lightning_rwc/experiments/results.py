@@ -122,6 +122,7 @@ def load_results(out: Path) -> Results:
 
     Raises:
         FileNotFoundError: if ``out`` has no finished run.
+        ValueError: if the runs have different numbers of epochs.
 
     """
     folders = [path.parent for path in out.glob(f"seed_*/{FINISHED}")]
@@ -129,7 +130,16 @@ def load_results(out: Path) -> Results:
         raise FileNotFoundError(f"{out} has no finished run.")
     ended = {folder: json.loads((folder / FINISHED).read_text(encoding="utf-8")) for folder in folders}
     folders.sort(key=lambda folder: ended[folder]["seed"])
-    layers = RWCHistory.load(history_file(folders[0], "l1")).layers
+    histories = [RWCHistory.load(history_file(folder, "l1")) for folder in folders]
+    if len({len(history) for history in histories}) > 1:
+        lengths = ", ".join(
+            f"{len(history)} ({folder.name})" for folder, history in zip(folders, histories, strict=True)
+        )
+        raise ValueError(
+            f"The runs in {out} have different numbers of epochs: {lengths}. Remove the shorter ones, and train them "
+            "again without a callback or a flag that ends them early."
+        )
+    layers = histories[0].layers
     return Results(
         yaml.safe_load((out / SETTINGS).read_text(encoding="utf-8")),
         [ended[folder] for folder in folders],

@@ -14,6 +14,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from typing_extensions import override
 
@@ -140,7 +141,6 @@ def _command_line(
     logger = {"save_dir": str(folder), "name": "", "version": "tensorboard"}
     defaults = {
         "devices": 1,
-        "enable_progress_bar": False,
         "enable_model_summary": False,
         "default_root_dir": str(folder),
         "logger": {"class_path": "lightning.pytorch.loggers.TensorBoardLogger", "init_args": logger},
@@ -151,13 +151,15 @@ def _command_line(
     with resources.as_file(settings) as places:
         config = [f"--config={places / name}" for name in names if (places / name).exists()]
         fixed = [f"--model.architecture={model}", f"--model.like={like}", f"--data.name={data}"]
+        # A terminal shows one progress bar at a time, and ours is there already.
+        fixed += ["--trainer.enable_progress_bar=false", f"--seed_everything={seed}"]
         return _CommandLine(
             Classifier,
             Images,
             trainer_defaults=defaults,
             save_config_callback=None,
             run=False,
-            args=[*config, *options, *fixed, f"--seed_everything={seed}"],
+            args=[*config, *options, *fixed],
         )
 
 
@@ -191,7 +193,9 @@ def _same_settings(cli: LightningCLI, out: Path) -> None:
 
 
 def _progress() -> Progress:
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    # Lightning sets the attribute, which its annotations do not have.
+    return Progress(*columns, disable=getattr(rank_zero_only, "rank", 0) != 0)
 
 
 class _Epochs(Callback):

@@ -10,7 +10,7 @@ from typing import Any
 from lightning_rwc.extras import needs
 from lightning_rwc.weightscale.clusters import LayerClusters, cluster_layers, cluster_within_kinds
 from lightning_rwc.weightscale.curve_files import read_curves
-from lightning_rwc.weightscale.layer_kinds import kinds_by_pattern
+from lightning_rwc.weightscale.layer_kinds import bare_names, kinds_by_pattern
 
 _MAX_NAMES = 12
 
@@ -31,7 +31,8 @@ def save_clusters(
         out: the folder for ``clusters.csv``, ``plane.png``, ``scree.png`` and ``curves.png``. It is created if it does
             not exist.
         patterns: regular expression to kind of layer, see
-            :func:`~lightning_rwc.weightscale.layer_kinds.kinds_by_pattern`. The table and the plane show the kinds.
+            :func:`~lightning_rwc.weightscale.layer_kinds.kinds_by_pattern`. Names of layers are without the run. The
+            table and the plane show the kinds.
         within_kinds: cluster the layers of each kind alone, see :func:`cluster_within_kinds`. Then ``clusters.csv`` has
             the layers of all these kinds, and each kind has its pictures in a folder of its name.
         options: keyword arguments of :func:`cluster_layers`.
@@ -92,7 +93,7 @@ def write_clusters(
     folder = Path(out)
     tables, pictures = [], {}
     for kind, of_kind in clusters.items():
-        kinds = None if patterns is None else kinds_by_pattern(of_kind.layers, patterns)
+        kinds = None if patterns is None else kinds_by_pattern(bare_names(of_kind.layers, of_kind.runs), patterns)
         tables.append(of_kind.to_frame(kinds))
         # Characters that a file system may refuse.
         place = folder / re.sub(r"[^\w-]+", "_", kind)

@@ -97,6 +97,11 @@ def kinds_by_pattern(layers: Sequence[str], patterns: Mapping[str, str]) -> dict
     return {layer: next((kind for one, kind in compiled if one.search(layer)), "other") for layer in layers}
 
 
+def bare_names(layers: Sequence[str], runs: Sequence[str]) -> list[str]:
+    """Take the run off the name of each layer, with arguments as for :func:`kinds_in_order`."""
+    return [layer.removeprefix(f"{run}/") for layer, run in zip(layers, runs, strict=True)]
+
+
 def kinds_in_order(layers: Sequence[str], runs: Sequence[str], kinds: Mapping[str, str]) -> list[str]:
     """List the kind of each layer of one run or several.
 
@@ -109,7 +114,7 @@ def kinds_in_order(layers: Sequence[str], runs: Sequence[str], kinds: Mapping[st
         ValueError: if ``kinds`` names none of the layers.
 
     """
-    bare = [layer.removeprefix(f"{run}/") for layer, run in zip(layers, runs, strict=True)]
+    bare = bare_names(layers, runs)
     found = [kinds.get(layer, kinds.get(name)) for layer, name in zip(layers, bare, strict=True)]
     if not any(found):
         given = ", ".join(map(repr, list(kinds)[:3])) or "nothing"

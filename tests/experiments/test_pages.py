@@ -24,8 +24,8 @@ def test_with_no_part_it_is_the_modern_alexnet_and_with_all_the_authors():
 
 
 @pytest.fixture(scope="module")
-def committed():
-    return reproduction.experiments()
+def committed(tmp_path_factory):
+    return reproduction.experiments(tmp_path_factory.mktemp("pictures"))
 
 
 def test_the_page_has_the_tables_of_the_committed_curves(committed):

@@ -145,7 +145,7 @@ def test_neighbours_that_are_old_unfinished_or_no_experiments_do_no_harm(tmp_pat
     old = {"model": {"architecture": "alexnet"}, "data": {"name": "mnist"}, "epochs": 4, "precision": "32-true"}
     store(tmp_path / "old", LEVELS, sizes=None, **old)
     store(tmp_path / "unfinished", LEVELS, seeds=(), **settings("mnist"))
-    for name, text in (("empty", ""), ("list", "[1, 2]")):
+    for name, text in (("empty", ""), ("list", "[1, 2]"), ("tag", "path: !env HOME")):
         (tmp_path / name).mkdir()
         (tmp_path / name / "settings.yaml").write_text(text)
     assert "<h2>Verdicts" in report(tmp_path / "run")

@@ -72,6 +72,13 @@ def test_older_folders_are_read(tmp_path):
     assert np.isnan(results.sizes).all()
 
 
+def test_runs_that_ended_after_different_epochs_are_named(tmp_path):
+    store(tmp_path / "run", LEVELS, seeds=(0, 3))  # of 4 epochs each
+    RWCHistory(ALEXNET, range(2), range(2), [LEVELS] * 2).save(tmp_path / "run" / "seed_3" / "rwc.csv")
+    with pytest.raises(ValueError, match=r"different numbers of epochs: 4 \(seed_0\), 2 \(seed_3\)"):
+        load_results(tmp_path / "run")
+
+
 def test_nothing_finished_is_an_error(tmp_path):
     store(tmp_path / "run", LEVELS, seeds=())
     with pytest.raises(FileNotFoundError, match="has no finished run"):

@@ -125,6 +125,7 @@ def test_flags_go_before_the_users_yaml_and_that_before_the_papers(tmp_path):
     config = tmp_path / "mine.yaml"
     config.write_text("data: {batch_size: 100}\nmodel: {learning_rate: 0.02}\ntrainer: {max_epochs: 1}\n")
     place = ["--out", str(tmp_path), "--config", str(config), "--model.weight_decay=0", "--trainer.accelerator=cpu"]
+    place.append("--trainer.enable_progress_bar=true")  # it would break the bar of seeds and epochs
     result = CliRunner().invoke(app, ["reproduce", "--model", "alexnet", "--data", "digits", "--seeds", "0", *place])
     assert result.exit_code == 0, result.output
     settings = yaml.safe_load((tmp_path / "alexnet-digits" / "settings.yaml").read_text())
