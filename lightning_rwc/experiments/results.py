@@ -84,7 +84,7 @@ class Results:
 
     @property
     def like(self) -> str | None:
-        """Whose network and images these are, or ``None`` in folders that do not say."""
+        """Whose network this is, or ``None`` in folders that do not say."""
         like: str | None = self.settings["model"].get("like")
         return like
 
