@@ -2,6 +2,7 @@
 """The paper's claims as data, and a test of each against the results of runs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
@@ -183,7 +184,9 @@ def together(judgements: list[Judgement]) -> Verdict:
     return next((verdict for verdict in decisive if verdict in verdicts), "undecided")
 
 
-def later_layers_change_more(results: Results, norm: Norm, summary: Summary = "mean") -> Trend:
+def later_layers_change_more(
+    results: Results, norm: Norm, summary: Summary = "mean", layers: Sequence[str] | None = None
+) -> Trend:
     """Test the paper's overall claim, that later layers change more than earlier ones.
 
     The claim holds if the 95 % interval over seeds of Spearman's ρ, between the depth of a layer and its relative
@@ -194,11 +197,12 @@ def later_layers_change_more(results: Results, norm: Norm, summary: Summary = "m
         results: the experiment.
         norm: the definition of relative weight change.
         summary: how each layer is summarised over epochs.
+        layers: only these layers; by default all, the classifier included.
 
     """
-    depths = range(len(results.layers))
-    samples = [spearman(depths, changes) for changes in results.by_layer(norm, summary)]
-    correlation = correlation_interval(samples, len(results.layers))
+    chosen = np.isin(results.layers, results.layers if layers is None else layers)
+    samples = [spearman(range(chosen.sum()), changes[chosen]) for changes in results.by_layer(norm, summary)]
+    correlation = correlation_interval(samples, int(chosen.sum()))
     verdict: Verdict = "undecided"
     if too_early(results):
         verdict = "too early"

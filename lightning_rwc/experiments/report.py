@@ -41,6 +41,7 @@ Key: TypeAlias = tuple[Norm, Summary]
 # Settings that follow from the choice of a data set.
 _OF_DATA = {("data", "name"), ("model", "channels"), ("model", "classes")}
 _OVERALL = "later layers change more than earlier ones"
+_OF_GROUPS = f"{_OVERALL}, among those in the paper's groups"
 
 
 def write_report(out: Path) -> Path:
@@ -62,7 +63,12 @@ def write_report(out: Path) -> Path:
     results = load_results(out)
     others = _others(results, out)
     judgements = {(norm, summary): judge(results, norm, others, summary) for norm in NORMS for summary in SUMMARIES}
-    trends = {key: later_layers_change_more(results, *key) for key in judgements}
+    grouped = [layer for layers in paper_groups(results.architecture, results.layers).values() for layer in layers]
+    parts = {_OVERALL: results.layers} | ({} if grouped == results.layers else {_OF_GROUPS: grouped})
+    trends = {
+        claim: [later_layers_change_more(results, *key, layers=layers) for key in judgements]
+        for claim, layers in parts.items()
+    }
     tables = {
         "runs": pd.DataFrame(results.runs),
         "verdicts": _verdicts(judgements, trends),
@@ -88,7 +94,6 @@ def write_report(out: Path) -> Path:
             claim=CLAIMS.get((results.architecture, results.data)),
             share=ACCURACY_SHARE,
             too_early=too_early(results),
-            overall=_OVERALL,
             norms=NORMS,
             summaries=list(SUMMARIES),
             tables=tables,
@@ -140,15 +145,16 @@ def _pictures(results: Results) -> dict[str, Figure]:
     return pictures if np.isnan(results.sizes).all() else pictures | {"size": size_profile(results)}
 
 
-def _verdicts(judgements: dict[Key, list[Judgement]], trends: dict[Key, Trend]) -> pd.DataFrame:
+def _verdicts(judgements: dict[Key, list[Judgement]], trends: dict[str, list[Trend]]) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     for (norm, summary), judged in judgements.items():
         if judged:
             claim = " and ".join(str(judgement.comparison) for judgement in judged)
             rows.append({"claim": claim, "norm": norm, "summary": summary, "verdict": together(judged)})
-    for (norm, summary), trend in trends.items():
-        about = {"claim": _OVERALL, "norm": norm, "summary": summary, "verdict": trend.verdict}
-        rows.append(about | {"ρ": trend.correlation.mean, "low": trend.correlation.low, "high": trend.correlation.high})
+    for claim, by_key in trends.items():
+        for norm, summary, (rho, low, high), verdict in by_key:
+            about = {"claim": claim, "norm": norm, "summary": summary, "verdict": verdict}
+            rows.append(about | {"ρ": rho, "low": low, "high": high})
     return pd.DataFrame(rows)
 
 

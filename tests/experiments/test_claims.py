@@ -148,6 +148,12 @@ def test_the_overall_claim(levels, verdict, tmp_path):
     trend = later_layers_change_more(load_results(tmp_path / "run"), "l2")
     assert trend.verdict == verdict
     rhos = [stats.spearmanr(range(6), seed.mean(axis=0)).statistic for seed in table]
+    some = [layer for number, layer in enumerate(load_results(tmp_path / "run").layers) if number != 1]
+    part = later_layers_change_more(load_results(tmp_path / "run"), "l2", layers=some)
+    of_some = [stats.spearmanr(range(5), np.delete(seed.mean(axis=0), 1)).statistic for seed in table]
+    half = 6 / (5**3 - 5)
+    z = np.arctanh(np.clip(of_some, half - 1, 1 - half))
+    assert part.correlation.mean == pytest.approx(np.tanh(z.mean()))
     most = 1 - 6 / (6**3 - 6)
     assert trend.correlation.mean == pytest.approx(np.tanh(np.arctanh(np.clip(rhos, -most, most)).mean()))
 

@@ -32,7 +32,7 @@ def test_page_and_tables(tmp_path):
 
     verdicts = pd.read_csv(out / "verdicts.csv").set_index(["claim", "norm", "summary"])["verdict"]
     assert set(verdicts["early < middle and middle < later"]) == {"does not hold"}
-    assert len(verdicts) == 2 * len(NORMS) * 3
+    assert len(verdicts) == 3 * len(NORMS) * 3  # the claim, and the overall one over all layers and in groups
     comparisons = pd.read_csv(out / "comparisons.csv")
     assert comparisons["comparison"].tolist() == ["early < middle", "middle < later"] * 9
     assert comparisons["verdict"].tolist() == ["holds", "does not hold"] * 9
