@@ -78,7 +78,7 @@ def train(name: str, data_dir: str) -> None:
     images = Images(name="fashion-mnist", data_dir=data_dir, normalise="none" if parts.pixels else "data", seed=SEED)
     callbacks: list[Any] = [RWCCallback(norm=norm, group_by=layer_name, prefix=f"rwc_{norm}") for norm in NORMS]
     quiet = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
-    trainer = Trainer(max_epochs=EPOCHS, devices=1, precision="bf16-mixed", callbacks=callbacks, **quiet)
+    trainer = Trainer(max_epochs=EPOCHS, devices=1, precision="bf16-mixed", callbacks=[*callbacks], **quiet)
     trainer.fit(model, images)
     (accuracies,) = trainer.test(model, images, verbose=False)
     folder.mkdir(parents=True, exist_ok=True)
