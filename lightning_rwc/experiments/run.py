@@ -23,6 +23,7 @@ from lightning_rwc.experiments.classifier import Classifier, layer_name
 from lightning_rwc.experiments.data import DATA_SETS, Images
 from lightning_rwc.experiments.equal_samples import EqualSamples
 from lightning_rwc.experiments.models import ARCHITECTURES, Like, check_like
+from lightning_rwc.experiments.random_state import RandomState
 from lightning_rwc.experiments.results import FINISHED, LAYERS, RECORDED, SETTINGS, history_file, seed_folder
 from lightning_rwc.layers import LayerSelection
 from lightning_rwc.norms import Norm
@@ -87,7 +88,7 @@ def _run_seed(
         seed,
         folder=folder,
         options=options,
-        callbacks=[*recorders.values(), newest, _Epochs(progress, seed)],
+        callbacks=[*recorders.values(), RandomState(), newest, _Epochs(progress, seed)],
     )
     _same_settings(cli, out)
     if (folder / FINISHED).exists():
