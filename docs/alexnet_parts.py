@@ -40,11 +40,11 @@ class Parts(NamedTuple):
 
 VARIANTS = {
     "modern": Parts(),
-    "stem 3×3 of stride 2": Parts(stem=True),
     "second convolution 3×3": Parts(second=True),
     "head of three layers": Parts(head=True),
     "head of three layers with dropout": Parts(head=True, dropout=True),
     "pixels from 0 to 1": Parts(pixels=True),
+    "stem 3×3 of stride 2": Parts(stem=True),
 }
 
 

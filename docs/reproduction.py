@@ -7,6 +7,7 @@ The folder of an experiment, such as `docs/experiments/alexnet-fashion-mnist`, i
 with `--out docs/experiments`. Its report goes to a temporary folder. Tables and one picture are taken from it.
 """
 
+import math
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -83,9 +84,13 @@ def parts() -> str:
     rows = []
     for name in alexnet_parts.finished():
         record = alexnet_parts.load(name)
-        ratios = [f"{ratio:.2f}, {share:.0%}" for ratio, share in (record.ratios[norm] for norm in alexnet_parts.NORMS)]
+        ratios = [_ratio(*record.ratios[norm]) for norm in alexnet_parts.NORMS]
         rows.append([name, f"{record.accuracy:.1%}", *ratios])
     return _markdown(["AlexNet", "test accuracy", *(f"early / middle, {norm}" for norm in alexnet_parts.NORMS)], rows)
+
+
+def _ratio(ratio: float, share: float) -> str:
+    return "diverged" if math.isnan(ratio) else f"{ratio:.2f}, {share:.0%}"
 
 
 def _basis(results: Results) -> str:
