@@ -196,7 +196,7 @@ def cluster_layers(
     stays high, while a value that the mean replaces jumps to the middle.
 
     What is clustered: layers differ far more in the level of their curves than in the course. In six recorded runs of
-    WeightScale's authors, the first component of prepared curves ranks layers as their mean level does (|ρ| ≥ 0.99 by
+    WeightScale's authors, the first component of prepared curves ranks layers as their mean level does (ρ ≥ 0.99 by
     ``"robust"``). So ``of="curves"`` sorts layers by how much they change. ``of="shape"`` takes each curve relative to
     its own mean, and sorts layers by when they change.
 
