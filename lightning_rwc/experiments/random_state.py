@@ -33,4 +33,4 @@ class RandomState(Callback):
             torch.cuda.set_rng_state_all([state.cpu() for state in self._loaded["cuda"]])
         self._loaded = None
         # Without an interruption, the iterator of this epoch begins after the checkpoint, and draws a number.
-        iter(trainer.train_dataloader)
+        iter(trainer.train_dataloader or ())
