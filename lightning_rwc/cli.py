@@ -120,12 +120,12 @@ def reproduce(
     given = {"data.data_dir": data_dir, "trainer.max_epochs": epochs, "data.subset": subset}
     options = [*context.args, *(f"--{name}={value}" for name, value in given.items() if value is not None)]
     with _errors_as_messages("experiments"), _lightning_quiet():
-        from lightning_rwc.experiments.models import check_like
         from lightning_rwc.experiments.report import write_report
-        from lightning_rwc.experiments.run import run_seeds
+        from lightning_rwc.experiments.run import check_experiment, run_seeds
 
-        folder = out / (f"{model}-{data}" if check_like(model, like) == "authors" else f"{model}-{data}-modern")
-        if run_seeds(model, data, _integers(seeds), folder, options, like=like):
+        version = check_experiment(model, data, like)
+        folder = out / (f"{model}-{data}" if version == "authors" else f"{model}-{data}-modern")
+        if run_seeds(model, data, _integers(seeds), folder, options, like=version):
             print(f"The report: {write_report(folder)}")
 
 

@@ -26,7 +26,6 @@ from lightning_rwc.experiments.models import ARCHITECTURES, Like, check_like
 from lightning_rwc.experiments.random_state import RandomState
 from lightning_rwc.experiments.results import FINISHED, LAYERS, RECORDED, SETTINGS, history_file, seed_folder
 from lightning_rwc.layers import LayerSelection
-from lightning_rwc.norms import Norm
 
 # Settings that do not change the results, so they may differ between two starts of one experiment.
 _IMMATERIAL = {"data_dir", "seed"}
@@ -60,19 +59,24 @@ def run_seeds(
         FileNotFoundError: if the data set is missing and cannot be downloaded.
 
     """
-    if model not in ARCHITECTURES:
-        raise ValueError(f"`model` must be one of {', '.join(ARCHITECTURES)}, but got {model!r}.")
-    if data not in DATA_SETS:
-        raise ValueError(f"`data` must be one of {', '.join(DATA_SETS)}, but got {data!r}.")
+    version = check_experiment(model, data, like)
     if not seeds or len(set(seeds)) < len(seeds) or min(seeds) < 0:
         raise ValueError(f"`seeds` must be different integers, each at least 0, but got {list(seeds)}.")
-    version = check_like(model, like)
     with _progress() as progress:
         all_seeds = progress.add_task("seeds", total=len(seeds))
         for seed in seeds:
             reports = _run_seed(model, data, version, seed, out=out, options=options, progress=progress)
             progress.advance(all_seeds)
     return reports
+
+
+def check_experiment(model: str, data: str, like: str | None) -> Like:
+    """Return the version of the network that is meant, see :func:`run_seeds`, or raise ``ValueError``."""
+    if model not in ARCHITECTURES:
+        raise ValueError(f"`model` must be one of {', '.join(ARCHITECTURES)}, but got {model!r}.")
+    if data not in DATA_SETS:
+        raise ValueError(f"`data` must be one of {', '.join(DATA_SETS)}, but got {data!r}.")
+    return check_like(model, like)
 
 
 def _run_seed(
@@ -115,17 +119,16 @@ def _run_seed(
 
 
 def _recorders() -> dict[str, Any]:
-    def norm(norm: Norm, name: str | None = None, **options: Any) -> RWCCallback:
-        return RWCCallback(norm=norm, prefix=RECORDED[name or norm], group_by=layer_name, **options)
-
-    start = "l1 since the start"
-    return {
-        "l1": norm("l1", measures=("rotation",)),
-        "l2": norm("l2", findings=False),
-        "elementwise": norm("elementwise", findings=False),
-        start: norm("l1", start, relative_to="initial", heatmap=False, findings=False),
-        "elementwise, equal samples": EqualSamples(layer_name),
+    options: dict[str, dict[str, Any]] = {
+        "l1": {"norm": "l1", "measures": ("rotation",)},
+        "l2": {"norm": "l2", "findings": False},
+        "elementwise": {"norm": "elementwise", "findings": False},
+        "l1 since the start": {"norm": "l1", "relative_to": "initial", "heatmap": False, "findings": False},
     }
+    callbacks = {
+        name: RWCCallback(prefix=RECORDED[name], group_by=layer_name, **given) for name, given in options.items()
+    }
+    return {**callbacks, "elementwise, equal samples": EqualSamples(layer_name)}
 
 
 class _CommandLine(LightningCLI):

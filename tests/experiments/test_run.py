@@ -148,6 +148,14 @@ def test_bad_arguments_are_named(model, data, seeds, message, tmp_path):
         run_seeds(model, data, seeds, tmp_path, [])
 
 
+def test_the_command_names_its_own_option(tmp_path):
+    wrong = ["reproduce", "--model", "resnet19", "--data", "digits", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, wrong)
+    assert result.exit_code == 2
+    assert "`model` must be one of alexnet" in result.output
+    assert "'resnet19'" in result.output
+
+
 def test_seeds_that_are_no_numbers_are_named(tmp_path):
     result = reproduce(tmp_path, seeds="1,two")
     assert result.exit_code == 2
