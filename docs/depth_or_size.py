@@ -8,14 +8,13 @@ packages of ``pip install -e ".[experiments]"``.
 
 import argparse
 import math
-import re
-from collections.abc import Iterable
 from pathlib import Path
 
 import torch
 from matplotlib.figure import Figure
 
 from docs import depth_or_size_pictures as pictures
+from docs import marked
 from docs.depth_or_size_arrays import DATA, NETWORKS, Recorded, definition, load_recorded
 from docs.depth_or_size_curves import PAIRS, SCALED, Curves
 from docs.depth_or_size_runs import MEASURES, STARTS, Run, sizes, train_missing
@@ -42,7 +41,7 @@ def main(arguments: list[str] | None = None) -> None:
         tables |= recorded_tables(networks)
         efficient = {DATA[data][0]: one for (net, data), one in networks.items() if net == "efficientnet"}
         drawn["arrays"] = pictures.recorded(efficient)
-    chosen.page.write_text(with_tables(chosen.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
+    chosen.page.write_text(marked.filled(chosen.page.read_text(encoding="utf-8"), tables), encoding="utf-8")
     save_all(drawn, chosen.page.parent / "images")
 
 
@@ -51,17 +50,6 @@ def save_all(drawn: dict[str, Figure], folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name, figure in drawn.items():
         pictures.save(figure, folder / f"depth_or_size_{name}.png")
-
-
-def with_tables(page: str, tables: dict[str, str]) -> str:
-    """The page with other tables between its marks."""
-    for name, table in tables.items():
-        page, found = re.subn(
-            rf"(<!-- {name} -->\n).*?(<!-- end -->)", lambda m, t=table: f"{m[1]}\n{t}\n\n{m[2]}", page, flags=re.DOTALL
-        )
-        if found != 1:
-            raise ValueError(f"The page must have one mark <!-- {name} -->, but has {found}.")
-    return page
 
 
 def own_tables(curves: Curves) -> dict[str, str]:
@@ -86,10 +74,10 @@ def own_tables(curves: Curves) -> dict[str, str]:
     size, scale = ([name.format(what) for name in columns] for what in ("size", "1/scale"))
     size[-1], scale[-1] = "largest ÷ smallest", "least scale ÷ most"
     return {
-        "accuracy": _table(["start", *networks], accuracies),
-        "depth": _table(["start", "measure", *networks], correlations),
-        "size": _table(["start", "measure", "depth", *size], parts["size"]),
-        "scale": _table(["measure", "depth", *scale], parts["scale"]),
+        "accuracy": marked.table(["start", *networks], accuracies),
+        "depth": marked.table(["start", "measure", *networks], correlations),
+        "size": marked.table(["start", "measure", "depth", *size], parts["size"]),
+        "scale": marked.table(["measure", "depth", *scale], parts["scale"]),
         "constants": f"By the definition alone, the elementwise mean of the largest layer is {most / least:.2f} times "
         f"that of the smallest. All runs took {curves.cpu_seconds / 60:.0f} minutes of one core.",
     }
@@ -115,15 +103,10 @@ def recorded_tables(networks: dict[tuple[str, str], Recorded]) -> dict[str, str]
         for (network, data), one in networks.items()
     ]
     return {
-        "arrays": _table(header, rows),
-        "kinds": _table(["kind", "weights", "initial deviation", *(DATA[data][0] for data in efficient)], kinds),
-        "thirds": _table(["network", "measured", "by the definition alone"], thirds),
+        "arrays": marked.table(header, rows),
+        "kinds": marked.table(["kind", "weights", "initial deviation", *(DATA[data][0] for data in efficient)], kinds),
+        "thirds": marked.table(["network", "measured", "by the definition alone"], thirds),
     }
-
-
-def _table(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = [*header]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def _interval(one: Interval, neutral: float = 0) -> str:

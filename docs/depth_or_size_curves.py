@@ -10,6 +10,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from docs.depth_or_size_runs import LAYERS, SEEDS, STARTS, Run
+from lightning_rwc.depth import depth_correlation
 from lightning_rwc.experiments.statistics import (
     Interval,
     correlation_interval,
@@ -53,7 +54,7 @@ class Curves:
 
     def depth_correlations(self, run: Run, measure: str) -> Interval:
         """Spearman's ρ of depth and value in one network, over seeds."""
-        samples = [spearman(DEPTHS, values) for values in self.medians(run, measure)]
+        samples = [depth_correlation(values.tolist()) for values in self.medians(run, measure)]
         return correlation_interval(samples, len(LAYERS))
 
     def parts(self, pair: tuple[Run, Run], measure: str) -> dict[str, Interval]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from docs import alexnet_parts
+from docs import alexnet_parts, marked
 from lightning_rwc.experiments.claims import CLAIMS
 from lightning_rwc.experiments.report import write_report
 from lightning_rwc.experiments.results import NORMS, SETTINGS, Results, load_results
@@ -76,7 +76,7 @@ def claims(found: Mapping[str, Experiment]) -> str:
             verdict, basis = verdicts.verdict.iloc[0], _basis(one.results)
         claimed = ", ".join(map(str, claim.comparisons))
         rows.append([f"{_NETWORKS[architecture]}, {_DATA[data]}", claimed, verdict, basis])
-    return _markdown(["experiment", "claim", "verdict", "basis"], rows)
+    return marked.table(["experiment", "claim", "verdict", "basis"], rows)
 
 
 def parts() -> str:
@@ -86,7 +86,9 @@ def parts() -> str:
         record = alexnet_parts.load(name)
         ratios = [_ratio(*record.ratios[norm]) for norm in alexnet_parts.NORMS]
         rows.append([name, f"{record.accuracy:.1%}", *ratios])
-    return _markdown(["AlexNet", "test accuracy", *(f"early / middle, {norm}" for norm in alexnet_parts.NORMS)], rows)
+    return marked.table(
+        ["AlexNet", "test accuracy", *(f"early / middle, {norm}" for norm in alexnet_parts.NORMS)], rows
+    )
 
 
 def _ratio(ratio: float, share: float) -> str:
@@ -112,7 +114,7 @@ def _comparisons(table: pd.DataFrame) -> str:
             for one in by_norm.set_index("norm").loc[[*NORMS]].to_dict("records")
         ]
         rows.append([comparison, *cells])
-    return _markdown(["ratio of the sides; epochs in which it holds", *NORMS], rows)
+    return marked.table(["ratio of the sides; epochs in which it holds", *NORMS], rows)
 
 
 def _verdicts(table: pd.DataFrame) -> str:
@@ -123,7 +125,7 @@ def _verdicts(table: pd.DataFrame) -> str:
             for one in by_norm.set_index("norm").loc[[*NORMS]].to_dict("records")
         ]
         rows.append([claim, summary, *cells])
-    return _markdown(["claim", "over epochs", *NORMS], rows)
+    return marked.table(["claim", "over epochs", *NORMS], rows)
 
 
 def _depth_or_size(table: pd.DataFrame) -> str:
@@ -132,7 +134,7 @@ def _depth_or_size(table: pd.DataFrame) -> str:
     for recording, by_name in table.groupby("recording", sort=False):
         found = by_name.set_index("correlation").loc[names].to_dict("records")
         rows.append([recording, *(_interval(one["mean"], one) for one in found)])
-    return _markdown(["ρ of relative weight change with", *names], rows)
+    return marked.table(["ρ of relative weight change with", *names], rows)
 
 
 def _interval(mean: float, limits: Mapping[Any, float]) -> str:
@@ -140,22 +142,12 @@ def _interval(mean: float, limits: Mapping[Any, float]) -> str:
     return f"{mean:.2f}{both}"
 
 
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
 def main() -> None:
     """Write everything into the page, between the comments that name it."""
     found = experiments(DOCS / "images")
     blocks = {name: section(name, experiment) for name, experiment in found.items()}
     blocks |= {"claims": claims(found), "parts": parts()}
-    text = PAGE.read_text(encoding="utf-8")
-    for name, block in blocks.items():
-        before, start, rest = text.partition(f"<!-- {name} -->\n")
-        if start:
-            text = f"{before}{start}\n{block}\n\n<!-- end -->{rest.partition('<!-- end -->')[2]}"
-    PAGE.write_text(text, encoding="utf-8")
+    PAGE.write_text(marked.filled(PAGE.read_text(encoding="utf-8"), blocks), encoding="utf-8")
 
 
 if __name__ == "__main__":

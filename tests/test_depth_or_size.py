@@ -12,7 +12,7 @@ import torch
 from scipy.stats import halfcauchy, linregress, rankdata, spearmanr
 from torch import nn
 
-from docs import depth_or_size, depth_or_size_arrays, depth_or_size_curves, depth_or_size_runs
+from docs import depth_or_size, depth_or_size_arrays, depth_or_size_curves, depth_or_size_runs, marked
 from lightning_rwc.experiments.data import load_images
 
 PAGE = depth_or_size.DOCS / "depth_or_size.md"
@@ -153,7 +153,7 @@ def test_recorded_curves_are_read_and_correlated(tmp_path):
 def test_the_page_has_the_tables_of_the_committed_curves():
     page = PAGE.read_text(encoding="utf-8")
     tables = depth_or_size.own_tables(depth_or_size_curves.Curves(depth_or_size.FOLDER))
-    assert depth_or_size.with_tables(page, tables) == page
+    assert marked.filled(page, tables) == page
     assert set(re.findall(r"<!-- (?!end)(\S+) -->", page)) == {*tables, "arrays", "kinds", "thirds"}
     assert sum(file.stat().st_size for file in depth_or_size.FOLDER.iterdir()) < 500_000
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
+from lightning_rwc.depth import depth_correlation
 from lightning_rwc.experiments.groups import paper_groups
 from lightning_rwc.experiments.results import SUMMARIES, Array, Results, Summary
 from lightning_rwc.experiments.statistics import (
@@ -19,7 +20,6 @@ from lightning_rwc.experiments.statistics import (
     holm,
     p_greater,
     p_less,
-    spearman,
 )
 from lightning_rwc.norms import Norm
 
@@ -201,7 +201,7 @@ def later_layers_change_more(
 
     """
     chosen = np.isin(results.layers, results.layers if layers is None else layers)
-    samples = [spearman(range(chosen.sum()), changes[chosen]) for changes in results.by_layer(norm, summary)]
+    samples = [depth_correlation(changes[chosen].tolist()) for changes in results.by_layer(norm, summary)]
     correlation = correlation_interval(samples, int(chosen.sum()))
     verdict: Verdict = "undecided"
     if too_early(results):

@@ -130,32 +130,31 @@ def load_results(out: Path) -> Results:
         raise FileNotFoundError(f"{out} has no finished run.")
     ended = {folder: json.loads((folder / FINISHED).read_text(encoding="utf-8")) for folder in folders}
     folders.sort(key=lambda folder: ended[folder]["seed"])
-    histories = [RWCHistory.load(history_file(folder, "l1")) for folder in folders]
-    if len({len(history) for history in histories}) > 1:
+    histories = {
+        name: [RWCHistory.load(history_file(folder, name)) for folder in folders]
+        for name in RECORDED
+        if name in NORMS or _all_have(folders, name)
+    }
+    if len({len(history) for history in histories["l1"]}) > 1:
         lengths = ", ".join(
-            f"{len(history)} ({folder.name})" for folder, history in zip(folders, histories, strict=True)
+            f"{len(history)} ({folder.name})" for folder, history in zip(folders, histories["l1"], strict=True)
         )
         raise ValueError(
             f"The runs in {out} have different numbers of epochs: {lengths}. Remove the shorter ones, and train them "
             "again without a callback or a flag that ends them early."
         )
-    layers = histories[0].layers
+    layers = histories["l1"][0].layers
     return Results(
         yaml.safe_load((out / SETTINGS).read_text(encoding="utf-8")),
         [ended[folder] for folder in folders],
         layers,
         _sizes(out / LAYERS, layers),
-        {name: _curves(folders, name, layers) for name in RECORDED if name in NORMS or _all_have(folders, name)},
+        {name: np.stack([one.reordered(layers).values for one in runs]) for name, runs in histories.items()},
     )
 
 
 def _all_have(folders: list[Path], recording: str) -> bool:
     return all(history_file(folder, recording).exists() for folder in folders)
-
-
-def _curves(folders: list[Path], recording: str, layers: list[str]) -> Array:
-    histories = (RWCHistory.load(history_file(folder, recording)) for folder in folders)
-    return np.stack([history.reordered(layers).values for history in histories])
 
 
 def _sizes(file: Path, layers: list[str]) -> Array:

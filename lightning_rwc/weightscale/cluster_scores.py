@@ -2,15 +2,13 @@
 """Scores of clusterings: how far clusters lie apart, how stable they are, and the number of clusters to choose."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from lightning_rwc.extras import needs
-
-Table: TypeAlias = npt.NDArray[np.float64]
-Labels: TypeAlias = npt.NDArray[np.int_]
+from lightning_rwc.weightscale.k_means import Labels, Table
 
 _NEARLY_AS_STABLE = 0.9
 
