@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores of clusterings: how far clusters lie apart, how stable they are, and the number of clusters to choose."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lightning_rwc.extras import needs
 from lightning_rwc.weightscale.k_means import Labels, Table
@@ -30,25 +29,13 @@ def separation(points: Table, labels: Labels) -> float:
     return float(_sklearn_metrics().silhouette_samples(points[shared], labels[shared]).sum() / len(labels))
 
 
-def agreement(labels: Labels, others: Labels) -> Table:
-    """Compute the adjusted Rand index of one clustering with each of several others.
+def agreement(labels: Labels, others: Sequence[Labels]) -> float:
+    """Compute the mean adjusted Rand index of one clustering with several others of the same points.
 
-    It is 1 if two clusterings are the same and 0 on average if they agree by chance alone.
-
-    Args:
-        labels: the cluster of each point.
-        others: further clusterings of the same points, of shape ``(clusterings, points)``.
-
+    It is 1 if all clusterings are the same and 0 on average if they agree by chance alone.
     """
-    columns = others.max() + 1
-    cells = [np.bincount(labels * columns + other, minlength=(labels.max() + 1) * columns) for other in others]
-    both = np.stack(cells).reshape(len(others), -1, columns)
-    together, here, there = _pairs(both), _pairs(both.sum(axis=2)[:, None]), _pairs(both.sum(axis=1)[:, None])
-    by_chance = here * there / _pairs(np.array([[[len(labels)]]]))
-    most = (here + there) / 2
-    # Both sides are 0 if each clustering has one cluster, or clusters of one point only.
-    index: Table = np.divide(together - by_chance, most - by_chance, out=np.ones(len(others)), where=most != by_chance)
-    return index
+    index = _sklearn_metrics().adjusted_rand_score
+    return float(np.mean([index(labels, other) for other in others]))
 
 
 def chosen_number(
@@ -63,11 +50,6 @@ def chosen_number(
     # If all are below 0, which is what chance gives, stability does not choose.
     stable = [n for n in stability if stability[n] >= least] or list(stability)
     return max(stable, key=lambda n: (separation[n], silhouette[n]))
-
-
-def _pairs(sizes: npt.NDArray[np.int_]) -> Table:
-    pairs: Table = (sizes * (sizes - 1) / 2).sum(axis=(1, 2))
-    return pairs
 
 
 def _sklearn_metrics() -> Any:

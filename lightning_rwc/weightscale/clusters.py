@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_rwc.extras import needs
 from lightning_rwc.weightscale.cluster_scores import agreement, chosen_number, separation, silhouette
-from lightning_rwc.weightscale.k_means import Labels, Table, k_means, sum_of_squares
+from lightning_rwc.weightscale.k_means import Labels, Table, k_means
 from lightning_rwc.weightscale.layer_kinds import kinds_in_order
 from lightning_rwc.weightscale.preparation import (
     PROCEDURES,
@@ -332,7 +332,8 @@ def _clustered(
         raise ValueError(f"`k` must be from 1 to {most} for these {len(layers)} layers, but got {k}.")
 
     rng = np.random.default_rng(seed)
-    labels = {n: _numbered(k_means(components[None], n, _STARTS, rng)[0]) for n in range(1, most + 1)}
+    found = {n: k_means(components, n, _STARTS, rng) for n in range(1, most + 1)}
+    labels = {n: _numbered(of_layer) for n, (of_layer, _) in found.items()}
     # The silhouette is undefined for one cluster, and for clusters of one layer each.
     compared = [n for n in labels if 1 < n < len(layers)]
     silhouettes = {n: silhouette(components, labels[n]) for n in compared}
@@ -340,7 +341,7 @@ def _clustered(
     filled = np.where(np.isfinite(table), table, as_ratios(prepared, procedure))
     planes = _resampled_planes(filled, procedure, of, rng)
     stability = {
-        n: float(agreement(labels[n], k_means(planes, n, _STARTS_OF_RESAMPLE, rng)).mean())
+        n: agreement(labels[n], [k_means(plane, n, _STARTS_OF_RESAMPLE, rng)[0] for plane in planes])
         for n in compared
         if n <= _MAX_CHOSEN_K or n == k
     }
@@ -357,7 +358,7 @@ def _clustered(
         k=k,
         labels=labels[k],
         centroids=np.stack([components[labels[k] == cluster].mean(axis=0) for cluster in range(k)]),
-        sse={n: sum_of_squares(components, of_layer) for n, of_layer in labels.items()},
+        sse={n: sse for n, (_, sse) in found.items()},
         silhouette=silhouettes,
         separation=separations,
         stability=stability,
