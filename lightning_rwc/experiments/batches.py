@@ -34,6 +34,8 @@ class Batches(DistributedSampler[Draw]):
         seed: seeds orders and augmentation.
         num_replicas: number of ranks.
         rank: this rank.
+        even: give every rank as many images, for which some come twice. Training needs it. Otherwise each image comes
+            once.
 
     """
 
@@ -46,17 +48,19 @@ class Batches(DistributedSampler[Draw]):
         seed: int = 0,
         num_replicas: int = 1,
         rank: int = 0,
+        even: bool = True,
     ) -> None:
         super().__init__(data, num_replicas, rank, shuffle, seed)
         self._batch_size = batch_size
+        self._images = self.num_samples if even else len(range(rank, len(data), num_replicas))
 
     @override
     def __len__(self) -> int:
-        return math.ceil(self.num_samples / self._batch_size)
+        return math.ceil(self._images / self._batch_size)
 
     @override
     def __iter__(self) -> Iterator[Draw]:
-        order: list[Any] = list(super().__iter__())
+        order: list[Any] = [*super().__iter__()][: self._images]
         seeds = np.random.SeedSequence([self.seed, self.epoch, self.rank]).generate_state(len(self), np.uint32)
         for number, seed in enumerate(seeds.tolist()):
             yield Draw(order[number * self._batch_size :][: self._batch_size], seed)

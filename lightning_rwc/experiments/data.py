@@ -118,6 +118,7 @@ class Images(LightningDataModule):
         self.save_hyperparameters()
         self.channels, self.classes = DATA_SETS[name].channels, DATA_SETS[name].classes
         self._normalise: nn.Module = nn.Identity()
+        self._parts: dict[str, tuple[Tensor, Tensor]] = {}
 
     @override
     def prepare_data(self) -> None:
@@ -125,6 +126,8 @@ class Images(LightningDataModule):
 
     @override
     def setup(self, stage: str) -> None:
+        if self._parts:
+            return
         from torchvision.transforms import v2
 
         train, test = load_images(self.hparams["name"], Path(self.hparams["data_dir"]))
@@ -132,26 +135,26 @@ class Images(LightningDataModule):
         images = _fitted(images, self.hparams["fit"])
         scale = [] if self.hparams["normalise"] == "none" else [v2.Normalize(*self._mean_and_deviation(images))]
         self._normalise = v2.Compose([v2.ToDtype(torch.float32, scale=True), *scale])
-        self._train = images, labels
-        self._test = _fitted(test.tensors[0], self.hparams["fit"]), test.tensors[1]
+        tested, tested_labels = test.tensors
+        self._parts = {"train": (images, labels), "test": (_fitted(tested, self.hparams["fit"]), tested_labels)}
 
     @override
     def train_dataloader(self) -> DataLoader[Any]:
         options = {name: self.hparams[name] for name in ("batch_size", "shuffle", "seed")}
-        return self._loader(self._train, **options, augment=self.hparams["augment"])
+        return self._loader("train", **options, augment=self.hparams["augment"])
 
     @override
     def test_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self._test, batch_size=4 * self.hparams["batch_size"], shuffle=False)
+        return self._loader("test", batch_size=4 * self.hparams["batch_size"], shuffle=False, even=False)
 
     @override
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> tuple[Tensor, Tensor]:
         images, labels = batch
         return self._normalise(images), labels
 
-    def _loader(self, part: tuple[Tensor, Tensor], *, augment: Augment = "none", **options: Any) -> DataLoader[Any]:
+    def _loader(self, part: str, *, augment: Augment = "none", **options: Any) -> DataLoader[Any]:
         assert self.trainer is not None
-        data = ImagesInMemory(*part, augment)
+        data = ImagesInMemory(*self._parts[part], augment)
         batches = Batches(data, num_replicas=self.trainer.world_size, rank=self.trainer.global_rank, **options)
         return DataLoader(data, batch_size=None, sampler=batches, pin_memory=torch.cuda.is_available())
 

@@ -190,9 +190,15 @@ def _same_settings(cli: LightningCLI, out: Path) -> None:
         return
     known = yaml.safe_load(path.read_text(encoding="utf-8"))
     if known != settings:
+        before, now = (pd.json_normalize(one).iloc[0].to_dict() for one in (known, settings))
+        differences = ", ".join(
+            f"{name} is {now.get(name, 'not given')} and was {before.get(name, 'not given')}"
+            for name in {**before, **now}
+            if now.get(name) != before.get(name)
+        )
         raise ValueError(
-            f"`--out` is the folder {out}, which has an experiment with other settings: {known}. The settings now are "
-            f"{settings}. Choose another `--out`."
+            f"`--out` is the folder {out}, which has an experiment with other settings: {differences}. Choose another "
+            "`--out`."
         )
 
 

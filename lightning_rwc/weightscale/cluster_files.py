@@ -97,6 +97,8 @@ def write_clusters(
         tables.append(of_kind.to_frame(kinds))
         # Characters that a file system may refuse.
         place = folder / re.sub(r"[^\w-]+", "_", kind)
+        while place / "plane.png" in pictures:
+            place = place.with_name(f"{place.name}_")
         pictures[place / "plane.png"] = of_kind.plot_plane(None if kind else kinds)
         pictures[place / "scree.png"] = of_kind.plot_scree()
         pictures[place / "curves.png"] = of_kind.plot_curves()

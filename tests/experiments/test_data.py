@@ -113,6 +113,18 @@ def test_a_subset_is_the_first_images_and_the_test_set_whole():
     assert torch.equal(torch.cat([labels for _, labels in module.test_dataloader()]), tested)
 
 
+@pytest.mark.parametrize("ranks", [1, 2, 3, 4])
+def test_ranks_together_test_each_image_once(ranks):
+    module, tested = images(), load_images("digits", None)[1].tensors[1]
+    found = torch.full((len(tested),), -1)
+    for rank in range(ranks):
+        module.trainer = SimpleNamespace(world_size=ranks, global_rank=rank)
+        loader = module.test_dataloader()
+        assert len(loader) == len(list(loader))
+        found[rank::ranks] = torch.cat([labels for _, labels in loader])
+    assert torch.equal(found, tested)
+
+
 def augmented(how, count=4000, epoch=0, **options):
     """Numbered pixels, augmented, with the seed of each batch."""
     pixels = torch.arange(32 * 32, dtype=torch.int32).reshape(1, 1, 32, 32).repeat(count, 2, 1, 1)
