@@ -4,6 +4,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from torch.nn import Dropout, Identity
 
 from docs import alexnet_parts, reproduction
 from docs.alexnet_parts import Parts
@@ -14,13 +15,18 @@ def shapes(network):
     return [tuple(parameter.shape) for parameter in network.parameters()]
 
 
-def test_with_no_part_it_is_the_modern_alexnet_and_with_all_the_authors():
-    assert shapes(alexnet_parts.alexnet(Parts())) == shapes(modern.alexnet(1, 10))
-    everything = alexnet_parts.alexnet(Parts(stem=True, second=True, head=True, dropout=True))
-    assert shapes(everything) == shapes(authors.alexnet(1, 10))
-    assert [type(module) for module in everything.classifier] == [
-        type(module) for module in authors.alexnet(1, 10).classifier
-    ]
+def kinds(network):
+    leaves = [type(module) for module in network.modules() if not [*module.children()]]
+    return [kind for kind in leaves if kind is not Identity]
+
+
+def test_with_no_part_it_is_the_authors_alexnet_and_with_all_the_modern():
+    assert shapes(alexnet_parts.alexnet(Parts())) == shapes(authors.alexnet(1, 10))
+    assert kinds(alexnet_parts.alexnet(Parts())) == kinds(authors.alexnet(1, 10))
+    everything = alexnet_parts.alexnet(Parts(stem=True, second=True, head=True, images=True))
+    assert shapes(everything) == shapes(modern.alexnet(1, 10))
+    without_dropout = kinds(alexnet_parts.alexnet(Parts(no_dropout=True)))
+    assert without_dropout == [kind for kind in kinds(authors.alexnet(1, 10)) if kind is not Dropout]
 
 
 @pytest.fixture(scope="module")
