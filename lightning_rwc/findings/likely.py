@@ -139,9 +139,11 @@ def _vanishing(trends: Trends, kinds: Kinds) -> Chosen:
         paces = trends.learning_pace[numbers]
         third = len(numbers) // 3
         last = paces[-third:].mean()
-        # A single layer is no third: a new head may move much more than the rest.
-        if third > 1 and last - paces[:third].mean() > FALL and _is_rising(paces):
-            slow = numbers[paces < last - FALL / 2]
+        far_behind = paces < last - FALL / 2
+        # A single layer is no third: a new head may move much more than the rest. If the first layer is fast, gradients
+        # do reach the input.
+        if third > 1 and far_behind[0] and last - paces[:third].mean() > FALL and _is_rising(paces):
+            slow = numbers[far_behind]
             chosen[slow] = True
             # Rounding stops those that would move even less.
             alike = (kinds.numbers == kinds.numbers[slow[0]]) & (trends.rate == trends.rate[slow[0]])
@@ -226,7 +228,7 @@ def _burst_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
 
 
 _UPHEAVALS = frozenset({"non_finite", "learning_rate_high"})
-_STUCK = frozenset({"nothing_moves", "rounded_away"})
+_STUCK = frozenset({"nothing_moves", "rounded_away", "no_gradient", "non_finite"})
 LIKELY = (
     LikelyRule("learning_rate_high", _learning_rate_high, _learning_rate_high_message, explained_by=_UPHEAVALS),
     LikelyRule("learning_rate_low", _learning_rate_low, _learning_rate_low_message, explained_by=_STUCK),

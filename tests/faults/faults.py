@@ -318,7 +318,7 @@ FAULTS = {
     "detached tensor": Case(_detach, _place("cut", "no_gradient")),
     "detached from the second epoch on": Case(_detach_later, _place("cut", "no_gradient")),
     # Momentum goes on for a while.
-    "units that die after the first epoch": Case(_kill_later, _dead_later, epochs=20),
+    "units that die after the first epoch": Case(_kill_later, _dead_later, epochs=30),
     "torch.no_grad()": Case(_unrecord, _place("unrecorded", "no_gradient")),
     "layer that forward does not use": Case(_add_unused, _only("no_gradient", "unused")),
     "two layers in a row start at zero": Case(_zero, _place("zero", "no_gradient")),
