@@ -17,22 +17,25 @@ from tests.helpers import leave_together
 
 
 def save_others(model, optimizer, folder):
-    """Four more steps, as torchtitan, its last step and Accelerate save them."""
+    """Two more steps, as torchtitan and Accelerate save them."""
     gather = Gather()
-    for step in range(4):
+    for step in (5, 10):
         with torch.no_grad():
             for number, parameter in enumerate(model.parameters()):
-                parameter.mul_(1 + (step + number) / 8)
+                parameter.mul_(1 + (step + number) / 16)
         gather.keep(model)
         weights = get_model_state_dict(model)
-        options = StateDictOptions(flatten_optimizer_state_dict=True)
-        flat = get_optimizer_state_dict(model, optimizer, options=options)
-        beside = {"optimizer": flat, "train_state": {"step": torch.tensor(step)}, "lr_scheduler": {"last_epoch": step}}
-        dcp.save({**weights, **beside}, checkpoint_id=folder / "flat" / f"step-{5 * step}")
-        dcp.save({"model": weights, **beside}, checkpoint_id=folder / "nested" / f"step-{5 * step}")
+        optimizer_state = get_optimizer_state_dict(
+            model, optimizer, options=StateDictOptions(flatten_optimizer_state_dict=True)
+        )
+        train_state = {"step": torch.tensor(step)}
+        dcp.save(
+            {**weights, "optimizer": optimizer_state, "train_state": train_state},
+            checkpoint_id=folder / "torchtitan" / f"step-{step}",
+        )
         place = folder / "accelerate" / "checkpoints" / f"checkpoint_{step}"
         dcp.save({"model": weights}, checkpoint_id=place / "pytorch_model_fsdp_0")
-        dcp.save({"optimizer": flat}, checkpoint_id=place / "optimizer_0")
+        dcp.save({"optimizer": optimizer_state}, checkpoint_id=place / "optimizer_0")
     return gather.states
 
 
