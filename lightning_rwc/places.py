@@ -6,6 +6,8 @@ from __future__ import annotations
 import glob
 import shutil
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -46,10 +48,21 @@ class RemotePath:
     def _info(self) -> dict[str, Any]:
         if self._known is None:
             try:
-                self._known = self._files.info(self._path)
+                with self._failures_told():
+                    self._known = self._files.info(self._path)
             except FileNotFoundError:
                 self._known = {"type": "missing"}
         return self._known
+
+    @contextmanager
+    def _failures_told(self) -> Iterator[None]:
+        """Raise ``OSError`` in place of the errors of each store's own package."""
+        try:
+            yield
+        except (OSError, ValueError):
+            raise
+        except Exception as error:
+            raise OSError(f"{self} cannot be read: {error!r}") from error
 
     def is_file(self) -> bool:
         """Whether it exists and is a file. All addresses of the web are files."""
@@ -66,26 +79,30 @@ class RemotePath:
 
     def iterdir(self) -> list[RemotePath]:
         """What the folder holds. Some stores list the folder itself."""
-        found = [RemotePath(self._files, info["name"], info) for info in self._files.ls(self._path, detail=True)]
+        with self._failures_told():
+            found = [RemotePath(self._files, info["name"], info) for info in self._files.ls(self._path, detail=True)]
         return [path for path in found if path._path != self._path]
 
     def matches(self) -> list[RemotePath]:
         """What matches this path as a pattern."""
-        return [RemotePath(self._files, path) for path in self._files.glob(self._path)]
+        with self._failures_told():
+            return [RemotePath(self._files, path) for path in self._files.glob(self._path)]
 
     def read_bytes(self) -> bytes:
         """The whole file."""
-        content: bytes = self._files.cat_file(self._path)
+        with self._failures_told():
+            content: bytes = self._files.cat_file(self._path)
         return content
 
     def read_range(self, start: int, end: int) -> bytes:
         """The bytes from ``start`` to ``end``. A server that knows no ranges sends the whole file instead."""
-        content: bytes = b"" if end == start else self._files.cat_file(self._path, start=start, end=end)
+        with self._failures_told():
+            content: bytes = b"" if end == start else self._files.cat_file(self._path, start=start, end=end)
         return content
 
     def read_start(self, count: int) -> bytes:
         """The first bytes. A server that knows no ranges does not send much more."""
-        with self._files.open(self._path, "rb", cache_type="none") as file:
+        with self._failures_told(), self._files.open(self._path, "rb", cache_type="none") as file:
             content: bytes = file.read(count)
         return content
 
@@ -95,7 +112,8 @@ class RemotePath:
             folder = mkdtemp(prefix="lightning-rwc-")
             weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
             copy = Path(folder, self.name)
-            self._files.get_file(self._path, str(copy))
+            with self._failures_told():
+                self._files.get_file(self._path, str(copy))
             self._copy = copy
         return self._copy
 

@@ -123,11 +123,13 @@ def _state(folder: Place) -> WeightFile | None:
 
 def _models(folder: Place) -> list[WeightFile]:
     """The models that a folder holds under the names of model hubs, each once."""
+    there = {path.name: path for path in _by_name(folder.iterdir())}
     found = []
     for names in _MODELS:
-        paths = [folder / form.format(name) for form in (*_FORMS, *_VARIANT_FORMS) for name in names]
+        forms = [form.format(name) for form in (*_FORMS, *_VARIANT_FORMS) for name in names]
+        paths = [there[form] for form in forms if form in there]
         found += [path for path in paths if path.is_file() or is_distributed(path)][:1]
-    indices = [] if found else [path for path in _by_name(folder.iterdir()) if _SHARD_INDEX.fullmatch(path.name)]
+    indices = [] if found else [path for name, path in there.items() if _SHARD_INDEX.fullmatch(name)]
     return [file for path in (*found, *indices[:1]) for file in _at_place(path)]
 
 

@@ -196,6 +196,20 @@ def test_what_cannot_be_opened_is_told(serve, tmp_path):
     assert "cannot be opened" in result.output
 
 
+def test_a_failure_on_the_way_leaves_out_no_layer(serve, tmp_path):
+    class Breaks(Ranges):
+        def do_GET(self):
+            if len(self.server.sent) < 5:  # two headers of two requests each, and a tensor
+                super().do_GET()
+
+    for number, state in enumerate(states(2)):
+        save_file(state, tmp_path / f"{number}.safetensors")
+    address, sent = serve(Breaks)
+    with pytest.raises(OSError, match=r"safetensors cannot be read: ServerDisconnected"):
+        history_of_checkpoints([f"{address}/{number}.safetensors" for number in range(2)])
+    assert len(sent) == 5
+
+
 def test_broken_headers_are_told(bucket):
     for header, message in (
         (b"[1]", "is broken, or no file of safetensors: AttributeError"),
