@@ -39,21 +39,27 @@ def history_of_checkpoints(
     """Measure how far each layer moved from one file of weights to the next.
 
     Files are mapped into memory and read one parameter at a time, so that two files take little memory. Only weights
-    are unpickled (``weights_only=True``).
+    are unpickled (``weights_only=True``), and the index of a distributed checkpoint, with nothing in it that could run
+    code.
 
     Layers have the same names as in :class:`~lightning_rwc.RWCCallback`. Saved weights differ from a model in three
     ways:
 
     - A state dict does not distinguish parameters from buffers. The default rule for ``layers`` leaves out almost all
       buffers.
-    - Safetensors files do not keep the order of parameters. Their layers are in natural order of their names.
-    - Programs other than PyTorch may store tied parameters twice. They then count twice.
+    - Safetensors files do not keep the order of parameters. Their layers are in natural order of their names. So are
+      those of a distributed checkpoint of torchtitan.
+    - Distributed checkpoints, and programs other than PyTorch, may store tied parameters twice. They then count twice.
 
     Args:
-        paths: files in the order in which to compare them, folders, or patterns (``"run/*.ckpt"``). These are read:
+        paths: files in the order in which to compare them, folders, or patterns (``"run/*.ckpt"``). Each may be an
+            address that fsspec opens (``"s3://…"``). Then only the weights that are measured are downloaded, except of
+            files of torch.save, which are downloaded whole. These are read:
 
-            - Lightning checkpoints and state dicts (``.ckpt``, ``.pt``, ``.pth``, ``.bin``), and ``.safetensors``. For
-              a sharded model, give its ``.index.json`` or its folder.
+            - Lightning checkpoints and state dicts (``.ckpt``, ``.pt``, ``.pth``, ``.pth.tar``, ``.bin``), and
+              ``.safetensors``. For a sharded model, give its ``.index.json`` or its folder.
+            - Distributed checkpoints: the folders that Lightning's ``ModelParallelStrategy``, torchtitan and Accelerate
+              write. Their optimizers are left out.
             - The files of a folder or a pattern, in natural order (``epoch=2`` before ``epoch=10``). In a folder, a
               Lightning checkpoint of the same epoch and step as an earlier one is skipped, such as ``last.ckpt``.
             - A folder that Transformers, PEFT, Diffusers or Accelerate wrote, as one state of the model. Only the files
@@ -76,7 +82,7 @@ def history_of_checkpoints(
     Raises:
         ValueError: if an argument is invalid, there are fewer than two files, or the files are not of one model: two
             of them have no tracked parameter name in common, or no parameter keeps its shape. Also if a file is broken,
-            unsafe to read, without weights that can be measured, or part of a distributed checkpoint.
+            unsafe to read, or without weights that can be measured, or if an address cannot be opened.
         FileNotFoundError: if a path does not exist or a pattern matches nothing.
         ModuleNotFoundError: if a file needs the package safetensors and it is missing.
 

@@ -1,13 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Saved states of a model, in each file format."""
+"""Saved states of a model, and files that torch.save wrote."""
 
-import json
 import pickle
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 from zipfile import is_zipfile
 
@@ -15,15 +12,11 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from lightning_rwc.extras import needs
 from lightning_rwc.natural import natural_key
+from lightning_rwc.places import Place, local_path
 
-TORCH_SUFFIXES = (".ckpt", ".pt", ".pth", ".bin")
-SAFETENSORS_SUFFIX = ".safetensors"
-# The name of a variant, such as "fp16", may stand before or after "index".
-SHARD_INDEX = re.compile(r".+\.(safetensors|bin)(\.\w+)?\.index(\.\w+)?\.json")
-# A file may hold its state dict under one of these keys. Lightning uses the first, and PyTorch's recipe for distributed
-# checkpoints the last.
+# A file may hold its state dict under these keys, also one in the other. Lightning uses the first, and PyTorch's recipe
+# for distributed checkpoints the last.
 _STATE_DICTS = ("state_dict", "model_state_dict", "model", "app")
 
 
@@ -33,7 +26,7 @@ class WeightFile(ABC):
     keeps_order = True
     """Whether :attr:`parameters` are in definition order; otherwise they are in natural order of their names."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Place) -> None:
         self.path = path
 
     def __str__(self) -> str:
@@ -74,7 +67,7 @@ class WeightParts(WeightFile):
 
     """
 
-    def __init__(self, path: Path, parts: Sequence[tuple[str, WeightFile]]) -> None:
+    def __init__(self, path: Place, parts: Sequence[tuple[str, WeightFile]]) -> None:
         super().__init__(path)
         self._parts = parts
         self.keeps_order = any(part.keeps_order for _, part in parts)
@@ -101,116 +94,74 @@ class WeightParts(WeightFile):
             part.close()
 
 
-class _TorchFile(WeightFile):
+class TorchFile(WeightFile):
+    """What torch.save wrote. A file elsewhere is copied whole, because torch.load cannot read only parts of it."""
+
     @cached_property
     def _content(self) -> Mapping[str, Any]:
-        try:
-            # Files older than PyTorch 1.6 cannot be mapped.
-            content = torch.load(self.path, map_location="cpu", weights_only=True, mmap=is_zipfile(self.path))
-        except pickle.UnpicklingError as error:
-            raise ValueError(
-                f"{self} is broken, or holds objects other than weights, which could run any code when they are read. "
-                f"If you trust the file, load it yourself and save only its `state_dict`. ({error})"
-            ) from error
-        except Exception as error:
-            raise ValueError(f"{self} is not a file of weights that torch.load can read: {error}") from error
-        if not isinstance(content, Mapping):
-            raise ValueError(
-                f"{self} holds an object of type {type(content).__name__}. Save the model's `state_dict()` instead."
-            )
-        return content
+        return load(self.path)
 
     @property
     @override
     def time(self) -> tuple[int, int] | None:
-        try:
-            loop = self._content["loops"]["fit_loop"]["epoch_loop.state_dict"]
-            # The callback logs at the step of the last batch.
-            return self._content["epoch"], loop["_batches_that_stepped"] - 1
-        except (KeyError, TypeError):
-            return None
+        return time_in(self._content)
 
     @cached_property
     @override
     def parameters(self) -> Mapping[str, Tensor]:
-        state = self._content
-        while nested := [state[name] for name in _STATE_DICTS if isinstance(state.get(name), Mapping)]:
-            state = nested[0]
         tensors: dict[str, Tensor] = {}
         seen = set()
-        for name, tensor in state.items():
+        for name, tensor in state_dict_in(self._content).items():
             if isinstance(tensor, Tensor) and (identity := _identity(tensor)) not in seen:
                 tensors[name] = tensor
                 seen.add(identity)
-        return _require_some(tensors, self)
+        return require_some(tensors, self)
 
     @override
     def read(self, name: str) -> Tensor:
         return self.parameters[name]
 
 
-class _SafetensorsFile(WeightFile):
-    keeps_order = False
-
-    @cached_property
-    def _handle(self) -> Any:
-        with needs("safetensors", extra="analysis", what=str(self)):
-            from safetensors import safe_open
-        try:
-            return safe_open(self.path, framework="pt", device="cpu")
-        except Exception as error:
-            raise ValueError(f"{self} is broken: {error}") from error
-
-    @cached_property
-    @override
-    def parameters(self) -> Mapping[str, Tensor]:
-        tensors = {}
-        for name in sorted(self._handle.keys(), key=natural_key):
-            part = self._handle.get_slice(name)
-            tensors[name] = torch.empty(part.get_shape(), dtype=self._dtype(name, part), device="meta")
-        return _require_some(tensors, self)
-
-    def _dtype(self, name: str, part: Any) -> torch.dtype:
-        try:
-            # The header has other names for dtypes than PyTorch. An empty slice has PyTorch's dtype.
-            dtype: torch.dtype = part[..., :0].dtype if part.get_shape() else self.read(name).dtype
-        except Exception:
-            # PyTorch may not know floats of 4 or 6 bits. Reading the tensor then fails too, and it is left out there.
-            return torch.float32
-        return dtype
-
-    @override
-    def read(self, name: str) -> Tensor:
-        tensor: Tensor = self._handle.get_tensor(name)
-        return tensor
-
-
-def weight_file_at(path: Path) -> WeightFile:
-    """Return the saved state at ``path``, which can also be the index of its shards. The weights are not read yet.
+def load(place: Place) -> Mapping[str, Any]:
+    """Map a file that torch.save wrote into memory.
 
     Raises:
-        ValueError: if the name does not end like that of a file of weights, an index is broken, or shards are missing.
+        ValueError: if it is broken, or holds objects other than weights.
 
     """
-    if path.name.endswith(SAFETENSORS_SUFFIX):
-        return _SafetensorsFile(path)
-    if SHARD_INDEX.fullmatch(path.name):
-        return WeightParts(path, [("", weight_file_at(shard)) for shard in _shards(path)])
-    if path.suffix in TORCH_SUFFIXES:
-        return _TorchFile(path)
-    known = ", ".join((*TORCH_SUFFIXES, SAFETENSORS_SUFFIX, ".safetensors.index.json", ".bin.index.json"))
-    raise ValueError(f"`paths` has {str(path)!r}, but a file of weights must end in one of {known}.")
-
-
-def _shards(index: Path) -> list[Path]:
+    local = local_path(place)
     try:
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-        shards = [index.parent / Path(name).name for name in sorted(set(names), key=natural_key)]
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise ValueError(f"{index} is broken, or is not an index of a model's shards: {error!r}") from error
-    if missing := [shard.name for shard in shards if not shard.is_file()]:
-        raise ValueError(f"{index} names shards that are not in its folder: {', '.join(missing)}. Put them there.")
-    return shards
+        # Files older than PyTorch 1.6 cannot be mapped.
+        content = torch.load(local, map_location="cpu", weights_only=True, mmap=is_zipfile(local))
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{place} is broken, or holds objects other than weights, which could run any code when they are read. "
+            f"If you trust the file, load it yourself and save only its `state_dict`. ({error})"
+        ) from error
+    except Exception as error:
+        raise ValueError(f"{place} is not a file of weights that torch.load can read: {error}") from error
+    if not isinstance(content, Mapping):
+        raise ValueError(
+            f"{place} holds an object of type {type(content).__name__}. Save the model's `state_dict()` instead."
+        )
+    return content
+
+
+def time_in(content: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Epoch and step, if ``content`` is of a Lightning checkpoint."""
+    try:
+        loop = content["loops"]["fit_loop"]["epoch_loop.state_dict"]
+        # The callback logs at the step of the last batch.
+        return content["epoch"], loop["_batches_that_stepped"] - 1
+    except (KeyError, TypeError):
+        return None
+
+
+def state_dict_in(content: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The state dict of the model in a checkpoint, which may be all of it."""
+    while nested := [content[name] for name in _STATE_DICTS if isinstance(content.get(name), Mapping)]:
+        content = nested[0]
+    return content
 
 
 def _identity(tensor: Tensor) -> object:
@@ -223,7 +174,8 @@ def _identity(tensor: Tensor) -> object:
     return id(tensor)
 
 
-def _require_some(tensors: dict[str, Tensor], file: WeightFile) -> dict[str, Tensor]:
+def require_some(tensors: dict[str, Tensor], file: WeightFile) -> dict[str, Tensor]:
+    """Return ``tensors``, or raise ``ValueError`` if there are none."""
     if not tensors:
         keys = ", ".join(map(repr, _STATE_DICTS))
         raise ValueError(f"{file} holds no weights: it has no tensor, neither at the top nor under one of {keys}.")

@@ -1,7 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
-import runpy
-import shlex
 import subprocess
 import sys
 import warnings
@@ -10,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed.checkpoint as dcp
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
 from torch import nn
@@ -114,7 +111,7 @@ def test_command_measures_movements(run, tmp_path):
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("relative_to", ["previous", "initial"])
-@pytest.mark.parametrize("kind", ["torch", "legacy", "wrapped", "safetensors", "sharded"])
+@pytest.mark.parametrize("kind", ["torch", "legacy", "wrapped", "tar", "safetensors", "sharded"])
 def test_kinds_of_files(kind, norm, relative_to, tmp_path):
     series = states()
     for number, state in enumerate(series):
@@ -125,6 +122,9 @@ def test_kinds_of_files(kind, norm, relative_to, tmp_path):
             save_sharded(state, tmp_path / name)
         elif kind == "wrapped":
             torch.save({"model_state_dict": state, "epoch": number}, tmp_path / f"{name}.pth")
+        elif kind == "tar":
+            content = {"model": {"state_dict": state, "model_args": {"depth": 2}}, "optimizer": {"state": {}}}
+            torch.save(content, tmp_path / f"{name}.pth.tar")
         else:
             torch.save(state, tmp_path / f"{name}.pt", _use_new_zipfile_serialization=kind == "torch")
     history = history_of_checkpoints(tmp_path, norm=norm, relative_to=relative_to)
@@ -446,29 +446,6 @@ def test_tensors_that_cannot_be_summed_are_left_out_and_named(tmp_path, monkeypa
     np.testing.assert_allclose(written.values, expected(series, layers=["conv"]), rtol=1e-6)
     with pytest.raises(ValueError, match=r"cannot be measured: 'fc\.weight' .* There is no other layer"):
         history_of_checkpoints(tmp_path, layers="fc.weight")
-
-
-@pytest.mark.parametrize("recipe", [False, True])
-def test_advice_for_distributed_checkpoints_works(recipe, tmp_path, monkeypatch, capsys):
-    series = states(2)
-    for number, state in enumerate(series):
-        # As ModelParallelStrategy and PyTorch's recipe save it.
-        optimizer = {"state": {"conv.weight": {"exp_avg": torch.ones(2, 2)}}, "param_groups": [{"lr": 0.1}]}
-        content = (
-            {"app": {"model": state, "optim": optimizer}} if recipe else {"state_dict": state, "optimizer_0": optimizer}
-        )
-        dcp.save(content, checkpoint_id=tmp_path / "a run" / f"epoch={number}.ckpt")
-    for number in range(2):
-        place = tmp_path / "a run" / f"epoch={number}.ckpt"
-        with pytest.raises(ValueError, match=r"epoch=\d\.ckpt is a distributed checkpoint") as refused:
-            history_of_checkpoints(tmp_path / "a run" if number == 0 else place)
-        command = shlex.split(str(refused.value).partition("measured: ")[2])
-        assert command[:3] == ["python", "-m", "torch.distributed.checkpoint.format_utils"]
-        assert command[3:] == ["dcp_to_torch", str(place), f"{place}.pt"]
-        # Runs in this process, because another would import torch again.
-        monkeypatch.setattr(sys, "argv", command[2:])
-        runpy.run_module(command[2], run_name="__main__")
-    np.testing.assert_allclose(history_of_checkpoints(tmp_path / "a run").values, expected(series), rtol=1e-6)
 
 
 MEASURE = """
