@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What changed from one saved model to another, layer by layer."""
+
+import csv
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_rwc.adapters import Adapter, Factors, adapter_at, has_factors
+from lightning_rwc.extras import needs
+from lightning_rwc.functional import Sums, change_ratio, common_dtype, is_measurable
+from lightning_rwc.layers import LayerFilter, LayerSelection
+from lightning_rwc.movement import moved_share, radial, rotation
+from lightning_rwc.sums import prepare_sums
+from lightning_rwc.weight_files import WeightFile
+from lightning_rwc.weight_folders import find_weight_files
+from lightning_rwc.weight_names import match_names, prefix_hint
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MEASURES = ("l1", "l2", "rotation", "radial", "moved")
+# Bytes that are read ahead while others are summed, and elements that are cast at a time.
+_AHEAD = 2**27
+_CAST = 2**22
+_PAGE = 4096
+
+
+class LayerDiff(NamedTuple):
+    """How a layer changed. Where dtypes differ, BASE is first cast to that of TUNED."""
+
+    layer: str
+    l1: float
+    """‖c − p‖₁ / ‖p‖₁"""
+    l2: float
+    """‖c − p‖₂ / ‖p‖₂"""
+    rotation: float
+    """The angle between the weights, in radians."""
+    radial: float
+    """‖c‖₂ / ‖p‖₂ − 1"""
+    moved: float
+    """The share of elements that differ."""
+    elements: int
+    shape: tuple[int, ...]
+    dtypes: tuple[str, str]
+    """Those of BASE and of TUNED."""
+    rounded: float
+    """The share of elements of BASE that the cast to the dtype of TUNED changes. It is 0 if dtypes are the same."""
+    identical: bool
+    """Whether all bits are the same."""
+
+
+class WeightDiff(NamedTuple):
+    """What changed from BASE to TUNED."""
+
+    base: str
+    tuned: str
+    layers: list[LayerDiff]
+    """In definition order, as far as a file keeps it."""
+    total: LayerDiff
+    """All of them, measured as one layer."""
+    pairs: int
+    """How many tensors both have, those outside of :attr:`layers` too."""
+    only_base: list[str]
+    only_tuned: list[str]
+    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """The tensors of another shape, with both shapes."""
+    left_out: dict[str, str]
+    """The tensors that cannot be measured, with the reason."""
+    others: list[str]
+    """Tensors outside of :attr:`layers` that differ. They are compared only if all of :attr:`layers` are identical."""
+    notes: list[str]
+    """How names were matched, and what else must be known to read the numbers."""
+
+    @property
+    def identical(self) -> bool:
+        """Whether all tensors that both have are the same, bit for bit."""
+        return all(one.identical for one in self.layers) and not (self.others or self.reshaped or self.left_out)
+
+    def to_frame(self) -> "pd.DataFrame":
+        """A data frame with the columns ``layer``, ``l1``, ``l2``, ``rotation``, ``radial`` and ``moved``.
+
+        Raises:
+            ModuleNotFoundError: if pandas is missing.
+
+        """
+        with needs("pandas", extra="pandas", what="WeightDiff.to_frame"):
+            import pandas as pd
+        return pd.DataFrame([_row(one) for one in self.layers], columns=["layer", *MEASURES])
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the columns of :meth:`to_frame` to a file. Numbers keep every bit.
+
+        Args:
+            path: the file, of suffix ``.csv`` or ``.parquet`` (needs the extra ``parquet``).
+
+        Raises:
+            ValueError: if the suffix is another one.
+            ModuleNotFoundError: if the suffix is ``.parquet`` and pandas or pyarrow is missing.
+
+        """
+        path = Path(path)
+        if path.suffix == ".parquet":
+            with needs("pandas and pyarrow", extra="parquet", what=f"Writing {path}"):
+                import pyarrow  # noqa: F401
+
+                self.to_frame().to_parquet(path, index=False)
+        elif path.suffix == ".csv":
+            with path.open("w", encoding="utf-8", newline="") as file:
+                csv.writer(file).writerows([["layer", *MEASURES], *map(_row, self.layers)])
+        else:
+            raise ValueError(f"`path` must end in .csv or .parquet, but got {str(path)!r}.")
+
+
+def diff_checkpoints(
+    base: str | PathLike[str],
+    tuned: str | PathLike[str],
+    *,
+    layers: LayerFilter = None,
+    strip_prefix: str | Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+) -> WeightDiff:
+    """Measure what changed from one saved model to another, such as from a base model to its fine-tuned version.
+
+    Tensors are read one pair at a time, the next ones while the present ones are summed. Each is read once.
+
+    Layers have the names that BASE has. Names that differ only by wrapping are matched, see
+    :func:`~lightning_rwc.weight_names.match_names`.
+
+    Args:
+        base: a file or folder that holds one state of a model, as
+            :func:`~lightning_rwc.checkpoints.history_of_checkpoints` reads it.
+        tuned: another one, or the folder of a LoRA adapter that PEFT saved. An adapter is measured as what it adds to
+            the matrices of ``base``.
+        layers: which parameters are measured, see :class:`~lightning_rwc.layers.LayerSelection`. By default these are
+            matrices and kernels. ``lambda name, parameter: True`` takes vectors and biases in.
+        strip_prefix: modules to leave out at the start of names, such as ``"net"``.
+        rename: maps a module or parameter, as ``base`` calls it, to what ``tuned`` calls it.
+
+    Raises:
+        ValueError: if an argument is invalid, there is not exactly one state at a path, or the two have no layer of the
+            same name and shape in common. Also if a file is broken, unsafe to read, or without weights.
+        FileNotFoundError: if a path does not exist.
+        ModuleNotFoundError: if a file needs the package safetensors and it is missing.
+
+    """
+    adapter = None if adapter_at(base) else adapter_at(tuned)
+    before, after = _one("base", base), adapter or _one("tuned", tuned)
+    try:
+        return _Comparison(before, after, adapter, LayerSelection(layers)).run(strip_prefix, rename)
+    finally:
+        before.close()
+        after.close()
+
+
+class _Comparison:
+    def __init__(
+        self, before: WeightFile, after: WeightFile, adapter: Adapter | None, selection: LayerSelection
+    ) -> None:
+        self._before, self._after, self._adapter, self._selection = before, after, adapter, selection
+        self._left_out: dict[str, str] = {}
+
+    def run(self, strip_prefix: str | Sequence[str], rename: Mapping[str, str] | None) -> WeightDiff:
+        earlier, later = self._before.parameters, self._after.parameters
+        added = self._adapter.added if self._adapter else set()
+        names = match_names(earlier, later, strip_prefix=strip_prefix, rename=rename)
+        if not names.pairs:
+            raise ValueError(self._nothing_common(earlier, later))
+        raw = {shown: (old, new) for shown, old, new in names.pairs}
+        if self._after.keeps_order and not self._before.keeps_order:
+            place = {name: number for number, name in enumerate(later)}
+            raw = dict(sorted(raw.items(), key=lambda item: place[item[1][1]]))
+        reshaped = {
+            shown: (tuple(earlier[old].shape), tuple(later[new].shape))
+            for shown, (old, new) in raw.items()
+            if new not in added and earlier[old].shape != later[new].shape
+        }
+        chosen = self._chosen({shown: earlier[old] for shown, (old, _) in raw.items()})
+        work = [(layer, *raw[shown]) for layer, shown in chosen.items() if shown not in reshaped]
+        measured = [self._measure(*one) for one in self._read_ahead(work)]
+        layers = [(one, sums) for pair in measured if pair is not None for one, sums in [pair]]
+        if not layers:
+            raise ValueError(self._nothing_measured(reshaped))
+        alike = all(one.identical for one, _ in layers)
+        rest = raw.keys() - {*chosen.values()} - {*reshaped}
+        others = [shown for shown in raw if shown in rest and not self._same(*raw[shown], added)] if alike else []
+        notes = [*names.rules, *self._notes(raw, later)]
+        found = [one for one, _ in layers]
+        total = _total(found, torch.stack([sums for _, sums in layers]).sum(0))
+        lists = (names.only_base if not self._adapter else []), names.only_tuned
+        sides = str(self._before), str(self._after)
+        return WeightDiff(*sides, found, total, len(raw), *lists, reshaped, self._left_out, others, notes)
+
+    def _chosen(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+        """Map names of layers to names of parameters."""
+        names = {id(tensor): name for name, tensor in tensors.items()}
+        found = self._selection.require(tensors)
+        return {layer: names[id(tensor)] for layer, parameters in found.items() for tensor in parameters.values()}
+
+    def _read_ahead(
+        self, work: Iterable[tuple[str, str, str]]
+    ) -> Iterator[tuple[tuple[str, str, str], "Future[Tensor]", "Future[Tensor | Factors]"]]:
+        """Each piece of work with its tensors, which a thread for each file has begun to read."""
+        waiting: deque[tuple[int, tuple[tuple[str, str, str], Future[Tensor], Future[Tensor | Factors]]]] = deque()
+        ahead = 0
+        with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
+            for one in work:
+                _, old, new = one
+                size = self._before.parameters[old].nbytes + self._after.parameters[new].nbytes
+                futures = first.submit(_read, self._before, old), second.submit(self._read_tuned, old, new)
+                waiting.append((size, (one, *futures)))
+                ahead += size
+                while len(waiting) > 1 and ahead > _AHEAD:
+                    size, present = waiting.popleft()
+                    ahead -= size
+                    yield present
+                    # Nothing may hold a pair that has been summed.
+                    del present
+            while waiting:
+                yield waiting.popleft()[1]
+
+    def _read_tuned(self, old: str, new: str) -> Tensor | Factors:
+        if self._adapter and new in self._adapter.added:
+            return self._adapter.factors(new, self._before.parameters[old].shape)
+        return _read(self._after, new)
+
+    def _measure(
+        self, one: tuple[str, str, str], old: "Future[Tensor]", new: "Future[Tensor | Factors]"
+    ) -> tuple[LayerDiff, Tensor] | None:
+        layer, name, _ = one
+        try:
+            p, c = old.result(), new.result()
+            if isinstance(c, Factors):
+                sums, rounded, identical = c.sums(p), 0, False
+                dtypes = p.dtype, p.dtype
+                identical = not sums[Sums._fields.index("moved")].item()
+            else:
+                dtypes = p.dtype, c.dtype
+                sums, rounded = _sums(p, c)
+                identical = _same_bits(p, c) if not sums[2] or not sums.isfinite().all() else False
+        except (MemoryError, OSError):
+            raise
+        except Exception as error:
+            # PyTorch can store some kinds of tensors with which it cannot compute.
+            self._left_out[layer] = str(error)
+            return None
+        shape = tuple(self._before.parameters[name].shape)
+        return _layer_diff(layer, sums, p.numel(), shape, _names_of(dtypes), rounded, identical), sums
+
+    def _same(self, old: str, new: str, added: set[str]) -> bool:
+        if new in added:
+            # Only a product of zeros adds nothing, and this one is not measured.
+            return False
+        return _same_bits(_flat(self._before.read(old)), _flat(self._after.read(new)))
+
+    def _notes(self, raw: Mapping[str, tuple[str, str]], later: Mapping[str, Tensor]) -> Iterator[str]:
+        if self._adapter:
+            count = sum(new in self._adapter.added for _, new in raw.values())
+            yield (
+                f"TUNED is a LoRA adapter. It adds B·A·scale to {count} of the {len(self._before.parameters)} tensors "
+                "of BASE, and only what it has is measured."
+            )
+            if self._adapter.note:
+                yield self._adapter.note
+        elif has_factors(later) and not has_factors(self._before.parameters):
+            yield (
+                "TUNED holds LoRA factors that are not merged into its weights. What they add is not measured here: "
+                "merge them, or save the adapter with PEFT's `save_pretrained` and give its folder."
+            )
+
+    def _nothing_common(self, earlier: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> str:
+        hint = prefix_hint(earlier, [*later])
+        remedy = f"Try `--strip-prefix {hint}`" if hint else "Say with `--map OLD=NEW` what TUNED calls OLD of BASE"
+        return (
+            f"`base` and `tuned` must be states of one model, but {self._before} and {self._after} have no name in "
+            f"common. The first has {_listing(earlier)}. The second has {_listing(later)}. {remedy}."
+        )
+
+    def _nothing_measured(self, reshaped: Mapping[str, object]) -> str:
+        reasons = [f"{name!r}: {reason}" for name, reason in self._left_out.items()]
+        what = f"have other shapes ({_listing(reshaped)})" if reshaped else f"cannot be measured ({'; '.join(reasons)})"
+        return f"There is no layer to compare in {self._before} and {self._after}: all that are chosen {what}."
+
+
+def _one(argument: str, path: str | PathLike[str]) -> WeightFile:
+    files = find_weight_files(path)
+    if len(files) != 1:
+        found = _listing(dict.fromkeys(map(str, files)))
+        raise ValueError(
+            f"`{argument}` must give one state of a model, but {str(path)!r} gives {len(files)}: {found}. Name one."
+        )
+    return files[0]
+
+
+def _read(file: WeightFile, name: str) -> Tensor:
+    flat = _flat(file.read(name))
+    # A file that is mapped into memory is read only where a page is touched.
+    flat.view(torch.uint8)[::_PAGE].sum()
+    return flat
+
+
+def _flat(tensor: Tensor) -> Tensor:
+    return tensor.detach().reshape(-1).contiguous()
+
+
+def _sums(previous: Tensor, current: Tensor) -> tuple[Tensor, int]:
+    """The sums of the change, and how many elements the cast to the dtype of ``current`` changes."""
+    if not is_measurable(current):
+        raise TypeError(f"it is {current.dtype} in TUNED")
+    if previous.dtype == current.dtype:
+        return prepare_sums([previous], [current])("l1", False), 0
+    total, rounded = torch.zeros(len(Sums._fields), 1, dtype=torch.float64), 0
+    both = common_dtype(previous.dtype, current.dtype)
+    for p, c in zip(previous.split(_CAST), current.split(_CAST), strict=True):
+        cast = p.to(current.dtype)
+        rounded += int((cast.to(both) != p.to(both)).sum())
+        total += prepare_sums([cast], [c])("l1", False)
+    return total, rounded
+
+
+def _same_bits(previous: Tensor, current: Tensor) -> bool:
+    same_kind = previous.dtype == current.dtype and previous.shape == current.shape
+    return same_kind and torch.equal(previous.view(torch.uint8), current.view(torch.uint8))
+
+
+def _layer_diff(  # noqa: PLR0917
+    layer: str,
+    sums: Tensor,
+    elements: int,
+    shape: tuple[int, ...],
+    dtypes: tuple[str, str],
+    rounded: int,
+    identical: bool,
+) -> LayerDiff:
+    of = Sums(*sums)
+    squares = torch.stack([of.squared_change, of.squared_size, of.moved])
+    moved = moved_share(sums, torch.tensor([elements]))
+    values = change_ratio(sums, "l1"), change_ratio(squares, "l2"), rotation(sums), radial(sums), moved
+    share = rounded / max(elements, 1)
+    return LayerDiff(layer, *(value.item() for value in values), elements, shape, dtypes, share, identical)
+
+
+def _total(layers: Sequence[LayerDiff], sums: Tensor) -> LayerDiff:
+    elements = sum(one.elements for one in layers)
+    rounded = round(sum(one.rounded * one.elements for one in layers))
+    dtypes = (
+        ", ".join(dict.fromkeys(one.dtypes[0] for one in layers)),
+        ", ".join(dict.fromkeys(one.dtypes[1] for one in layers)),
+    )
+    identical = all(one.identical for one in layers)
+    return _layer_diff("all layers", sums, elements, (elements,), dtypes, rounded, identical)
+
+
+def _names_of(dtypes: tuple[torch.dtype, torch.dtype]) -> tuple[str, str]:
+    first, second = (str(dtype).removeprefix("torch.") for dtype in dtypes)
+    return first, second
+
+
+def _row(one: LayerDiff) -> list[str | float]:
+    return [one.layer, *(getattr(one, measure) for measure in MEASURES)]
+
+
+def _listing(names: Mapping[str, object]) -> str:
+    shown = ", ".join(map(repr, [*names][:5])) or "none"
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown
