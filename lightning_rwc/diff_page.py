@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from lightning_rwc.cells import APPEARANCE, Cell, classify
+from lightning_rwc.diff_result import MEASURES, WeightDiff
 from lightning_rwc.diff_words import statements
 from lightning_rwc.movement import MOVEMENTS
 from lightning_rwc.names import blocks, shown
 from lightning_rwc.quantity import CHANGE_SINCE_START, Quantity
 from lightning_rwc.scale import described
-from lightning_rwc.weight_diff import MEASURES, WeightDiff
 
 _STATIC = resources.files("lightning_rwc.tensorboard").joinpath("static")
 _IMPORTED = re.compile(r"from '(?:rwc|\.)/(\w+)(?:\.js)?'")

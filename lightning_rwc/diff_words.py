@@ -5,7 +5,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from lightning_rwc.weight_diff import LayerDiff, WeightDiff
+from lightning_rwc.diff_result import LayerDiff, WeightDiff
 
 _MOST_NAMES = 5
 

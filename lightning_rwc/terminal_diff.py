@@ -8,10 +8,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lightning_rwc.depth import depth_correlation
+from lightning_rwc.diff_result import MEASURES, LayerDiff, WeightDiff
 from lightning_rwc.diff_words import percent, statements
 from lightning_rwc.names import printable
 from lightning_rwc.terminal_table import sparkline
-from lightning_rwc.weight_diff import MEASURES, LayerDiff, WeightDiff
 
 # Up to so many layers are all in the table. Of more, so many at either end are.
 _ALL, _ENDS = 24, 10

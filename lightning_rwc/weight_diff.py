@@ -1,19 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """What changed from one saved model to another, layer by layer."""
 
-import csv
+import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lightning_rwc.adapters import Adapter, Factors, adapter_at, has_factors
-from lightning_rwc.extras import needs
+from lightning_rwc.checkpoints import not_measurable
+from lightning_rwc.diff_result import LayerDiff, WeightDiff
 from lightning_rwc.functional import Sums, change_ratio, common_dtype, is_measurable
 from lightning_rwc.layers import LayerFilter, LayerSelection
 from lightning_rwc.movement import moved_share, radial, rotation
@@ -22,100 +21,10 @@ from lightning_rwc.weight_files import WeightFile
 from lightning_rwc.weight_folders import find_weight_files
 from lightning_rwc.weight_names import match_names, prefix_hint
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-MEASURES = ("l1", "l2", "rotation", "radial", "moved")
 # Bytes that are read ahead while others are summed, and elements that are cast at a time.
 _AHEAD = 2**27
 _CAST = 2**22
 _PAGE = 4096
-
-
-class LayerDiff(NamedTuple):
-    """How a layer changed. Where dtypes differ, BASE is first cast to that of TUNED."""
-
-    layer: str
-    l1: float
-    """‖c − p‖₁ / ‖p‖₁"""
-    l2: float
-    """‖c − p‖₂ / ‖p‖₂"""
-    rotation: float
-    """The angle between the weights, in radians."""
-    radial: float
-    """‖c‖₂ / ‖p‖₂ − 1"""
-    moved: float
-    """The share of elements that differ."""
-    elements: int
-    shape: tuple[int, ...]
-    dtypes: tuple[str, str]
-    """Those of BASE and of TUNED."""
-    rounded: float
-    """The share of elements of BASE that the cast to the dtype of TUNED changes. It is 0 if dtypes are the same."""
-    identical: bool
-    """Whether all bits are the same."""
-
-
-class WeightDiff(NamedTuple):
-    """What changed from BASE to TUNED."""
-
-    base: str
-    tuned: str
-    layers: list[LayerDiff]
-    """In definition order, as far as a file keeps it."""
-    total: LayerDiff
-    """All of them, measured as one layer."""
-    pairs: int
-    """How many tensors both have, those outside of :attr:`layers` too."""
-    only_base: list[str]
-    only_tuned: list[str]
-    reshaped: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
-    """The tensors of another shape, with both shapes."""
-    left_out: dict[str, str]
-    """The tensors that cannot be measured, with the reason."""
-    others: list[str]
-    """Tensors outside of :attr:`layers` that differ. They are compared only if all of :attr:`layers` are identical."""
-    notes: list[str]
-    """How names were matched, and what else must be known to read the numbers."""
-
-    @property
-    def identical(self) -> bool:
-        """Whether all tensors that both have are the same, bit for bit."""
-        return all(one.identical for one in self.layers) and not (self.others or self.reshaped or self.left_out)
-
-    def to_frame(self) -> "pd.DataFrame":
-        """A data frame with the columns ``layer``, ``l1``, ``l2``, ``rotation``, ``radial`` and ``moved``.
-
-        Raises:
-            ModuleNotFoundError: if pandas is missing.
-
-        """
-        with needs("pandas", extra="pandas", what="WeightDiff.to_frame"):
-            import pandas as pd
-        return pd.DataFrame([_row(one) for one in self.layers], columns=["layer", *MEASURES])
-
-    def save(self, path: str | PathLike[str]) -> None:
-        """Write the columns of :meth:`to_frame` to a file. Numbers keep every bit.
-
-        Args:
-            path: the file, of suffix ``.csv`` or ``.parquet`` (needs the extra ``parquet``).
-
-        Raises:
-            ValueError: if the suffix is another one.
-            ModuleNotFoundError: if the suffix is ``.parquet`` and pandas or pyarrow is missing.
-
-        """
-        path = Path(path)
-        if path.suffix == ".parquet":
-            with needs("pandas and pyarrow", extra="parquet", what=f"Writing {path}"):
-                import pyarrow  # noqa: F401
-
-                self.to_frame().to_parquet(path, index=False)
-        elif path.suffix == ".csv":
-            with path.open("w", encoding="utf-8", newline="") as file:
-                csv.writer(file).writerows([["layer", *MEASURES], *map(_row, self.layers)])
-        else:
-            raise ValueError(f"`path` must end in .csv or .parquet, but got {str(path)!r}.")
 
 
 def diff_checkpoints(
@@ -181,21 +90,22 @@ class _Comparison:
             for shown, (old, new) in raw.items()
             if new not in added and earlier[old].shape != later[new].shape
         }
-        chosen = self._chosen({shown: earlier[old] for shown, (old, _) in raw.items()})
+        tensors = {shown: earlier[old] for shown, (old, _) in raw.items()}
+        self._left_out = not_measurable(tensors, self._selection)
+        chosen = self._chosen(tensors)
         work = [(layer, *raw[shown]) for layer, shown in chosen.items() if shown not in reshaped]
-        measured = [self._measure(*one) for one in self._read_ahead(work)]
-        layers = [(one, sums) for pair in measured if pair is not None for one, sums in [pair]]
-        if not layers:
+        measured = [found for one in self._read_ahead(work) if (found := self._measure(*one)) is not None]
+        if not measured:
             raise ValueError(self._nothing_measured(reshaped))
-        alike = all(one.identical for one, _ in layers)
-        rest = raw.keys() - {*chosen.values()} - {*reshaped}
-        others = [shown for shown in raw if shown in rest and not self._same(*raw[shown], added)] if alike else []
+        layers = [layer for layer, _ in measured]
+        seen = {*reshaped, *(chosen[layer.layer] for layer in layers)}
+        alike = all(layer.identical for layer in layers)
+        others = [shown for shown in raw if alike and shown not in seen and not self._same(*raw[shown])]
         notes = [*names.rules, *self._notes(raw, later)]
-        found = [one for one, _ in layers]
-        total = _total(found, torch.stack([sums for _, sums in layers]).sum(0))
+        total = _total([(layer, sums) for layer, sums in measured if not math.isnan(layer.l1)])
         lists = (names.only_base if not self._adapter else []), names.only_tuned
         sides = str(self._before), str(self._after)
-        return WeightDiff(*sides, found, total, len(raw), *lists, reshaped, self._left_out, others, notes)
+        return WeightDiff(*sides, layers, total, len(raw), *lists, reshaped, self._left_out, others, notes)
 
     def _chosen(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         """Map names of layers to names of parameters."""
@@ -220,8 +130,6 @@ class _Comparison:
                     size, present = waiting.popleft()
                     ahead -= size
                     yield present
-                    # Nothing may hold a pair that has been summed.
-                    del present
             while waiting:
                 yield waiting.popleft()[1]
 
@@ -237,13 +145,11 @@ class _Comparison:
         try:
             p, c = old.result(), new.result()
             if isinstance(c, Factors):
-                sums, rounded, identical = c.sums(p), 0, False
-                dtypes = p.dtype, p.dtype
-                identical = not sums[Sums._fields.index("moved")].item()
+                sums, rounded, identical, dtypes = c.sums(p), 0, False, (p.dtype, p.dtype)
             else:
-                dtypes = p.dtype, c.dtype
                 sums, rounded = _sums(p, c)
-                identical = _same_bits(p, c) if not sums[2] or not sums.isfinite().all() else False
+                may_be = not Sums(*sums).moved or not sums.isfinite().all()
+                identical, dtypes = may_be and _same_bits(p, c), (p.dtype, c.dtype)
         except (MemoryError, OSError):
             raise
         except Exception as error:
@@ -253,11 +159,14 @@ class _Comparison:
         shape = tuple(self._before.parameters[name].shape)
         return _layer_diff(layer, sums, p.numel(), shape, _names_of(dtypes), rounded, identical), sums
 
-    def _same(self, old: str, new: str, added: set[str]) -> bool:
-        if new in added:
-            # Only a product of zeros adds nothing, and this one is not measured.
+    def _same(self, old: str, new: str) -> bool:
+        try:
+            return _same_bits(_flat(self._before.read(old)), _flat(self._after.read(new)))
+        except (MemoryError, OSError):
+            raise
+        except Exception:
+            # As above.
             return False
-        return _same_bits(_flat(self._before.read(old)), _flat(self._after.read(new)))
 
     def _notes(self, raw: Mapping[str, tuple[str, str]], later: Mapping[str, Tensor]) -> Iterator[str]:
         if self._adapter:
@@ -340,30 +249,34 @@ def _layer_diff(  # noqa: PLR0917
 ) -> LayerDiff:
     of = Sums(*sums)
     squares = torch.stack([of.squared_change, of.squared_size, of.moved])
-    moved = moved_share(sums, torch.tensor([elements]))
-    values = change_ratio(sums, "l1"), change_ratio(squares, "l2"), rotation(sums), radial(sums), moved
-    share = rounded / max(elements, 1)
-    return LayerDiff(layer, *(value.item() for value in values), elements, shape, dtypes, share, identical)
+    return LayerDiff(
+        layer,
+        l1=change_ratio(sums, "l1").item(),
+        l2=change_ratio(squares, "l2").item(),
+        rotation=rotation(sums).item(),
+        radial=radial(sums).item(),
+        moved=moved_share(sums, torch.tensor([elements])).item(),
+        elements=elements,
+        shape=shape,
+        dtypes=dtypes,
+        rounded=rounded / max(elements, 1),
+        identical=identical,
+    )
 
 
-def _total(layers: Sequence[LayerDiff], sums: Tensor) -> LayerDiff:
+def _total(measured: Sequence[tuple[LayerDiff, Tensor]]) -> LayerDiff:
+    layers = [layer for layer, _ in measured]
+    sums = sum((sums for _, sums in measured), torch.zeros(len(Sums._fields), 1, dtype=torch.float64))
     elements = sum(one.elements for one in layers)
     rounded = round(sum(one.rounded * one.elements for one in layers))
-    dtypes = (
-        ", ".join(dict.fromkeys(one.dtypes[0] for one in layers)),
-        ", ".join(dict.fromkeys(one.dtypes[1] for one in layers)),
-    )
+    before, after = (", ".join(dict.fromkeys(one.dtypes[side] for one in layers)) for side in (0, 1))
     identical = all(one.identical for one in layers)
-    return _layer_diff("all layers", sums, elements, (elements,), dtypes, rounded, identical)
+    return _layer_diff("all layers", sums, elements, (elements,), (before, after), rounded, identical)
 
 
 def _names_of(dtypes: tuple[torch.dtype, torch.dtype]) -> tuple[str, str]:
     first, second = (str(dtype).removeprefix("torch.") for dtype in dtypes)
     return first, second
-
-
-def _row(one: LayerDiff) -> list[str | float]:
-    return [one.layer, *(getattr(one, measure) for measure in MEASURES)]
 
 
 def _listing(names: Mapping[str, object]) -> str:

@@ -168,7 +168,7 @@ class RWCPlugin(TBPlugin):
             # Other measures tell of other things.
             tells = prefix in (table.root.prefix, table.root.measure("rotation").prefix)
             findings = table.contents.findings if tells else None
-            described = described(table.quantity) | {
+            answer = described(table.quantity) | {
                 "findings": None if findings is None else [asdict(finding) for finding in findings],
                 "shapes": {layer: shape for layer, shape in table.contents.shapes.items() if layer in curves},
                 "short": shown([*curves]),
@@ -177,8 +177,8 @@ class RWCPlugin(TBPlugin):
             points = as_table(curves, found.get(table.epoch, []), table.quantity, table.contents.causes)
             if prefix == table.root.prefix:
                 rho = {datum.step: datum.value for datum in found.get(table.root.depth_correlation, [])}
-                described["depth_correlation"] = [_finite(rho.get(step)) for step in points["steps"]]
-            return described | points
+                answer["depth_correlation"] = [_finite(rho.get(step)) for step in points["steps"]]
+            return answer | points
         raise errors.NotFoundError("There is no such run, or no such table in it.")
 
     def scalars(self, request: wrappers.Request) -> dict[str, Any]:
