@@ -20,7 +20,7 @@ from lightning_rwc.weight_files import WeightFile, weight_file_at
 _CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Older versions of PEFT keep the name of the adapter behind `lora_A`.
-_FACTOR = re.compile(r"(?P<module>.*)\.lora_(?P<kind>embedding_)?(?P<which>[AB])(\.(?!bias$)\w+)?")
+_FACTOR = re.compile(r"(?P<module>.*)\.lora_(embedding_)?(?P<which>[AB])(\.(?!bias$)\w+)?")
 # Initialisations that take what the factors hold out of the base model.
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
 _BLOCK = 2**18  # elements
@@ -41,7 +41,7 @@ class Factors(NamedTuple):
 
         """
         dtype = torch.float64 if self.left.dtype == torch.float64 else torch.float32
-        left, right = (self.scale * self.left.to(dtype)), self.right.to(dtype)
+        left, right = self.scale * self.left.to(dtype), self.right.to(dtype)
         weight = weight.reshape(len(left), right.shape[1])
         rows = max(_BLOCK // right.shape[1], 1)
         total = torch.zeros(len(Sums._fields), dtype=torch.float64)
@@ -87,13 +87,13 @@ class Adapter(WeightFile):
         return f"The adapter was initialised by {start}, which changes the base too. Only B·A is measured here."
 
     @cached_property
-    def _factors(self) -> dict[str, dict[str, str]]:
-        """Map names of weights of the base model to ``A`` and ``B``, and these to names in the file."""
+    def _factors(self) -> dict[str, tuple[str, str]]:
+        """Map names of weights of the base model to the names that ``A`` and ``B`` have in the file."""
         found: dict[str, dict[str, str]] = {}
         for name in self._file.parameters:
             if match := _FACTOR.fullmatch(name.removesuffix(".weight")):
-                found.setdefault(f"{match['module']}.weight", {})[match["which"] + (match["kind"] or "")] = name
-        return {name: pair for name, pair in found.items() if len(pair) == 2}
+                found.setdefault(f"{match['module']}.weight", {})[match["which"]] = name
+        return {name: (pair["A"], pair["B"]) for name, pair in found.items() if len(pair) == 2}
 
     @property
     def added(self) -> set[str]:
@@ -104,18 +104,12 @@ class Adapter(WeightFile):
     @override
     def parameters(self) -> Mapping[str, Tensor]:
         stored = self._file.parameters
-        taken = {name for pair in self._factors.values() for name in pair.values()}
-        shapes = {name: torch.empty(self._shape(name), device="meta") for name in self._factors}
-        return shapes | {name: tensor for name, tensor in stored.items() if name not in taken}
-
-    def _shape(self, name: str) -> tuple[int, ...]:
-        first, second = (self._file.parameters[one] for one in self._pair(name))
-        return second.shape[0], *first.shape[1:]
-
-    def _pair(self, name: str) -> tuple[str, str]:
-        pair = self._factors[name]
-        first, second = (next(pair[which] for which in pair if which[0] == letter) for letter in "AB")
-        return first, second
+        taken = {name for pair in self._factors.values() for name in pair}
+        products = {
+            name: torch.empty(stored[second].shape[0], *stored[first].shape[1:], device="meta")
+            for name, (first, second) in self._factors.items()
+        }
+        return products | {name: tensor for name, tensor in stored.items() if name not in taken}
 
     @override
     def read(self, name: str) -> Tensor:
@@ -128,14 +122,14 @@ class Adapter(WeightFile):
             ValueError: if a weight of ``shape`` cannot take the product.
 
         """
-        first, second = (self._file.read(one) for one in self._pair(name))
+        first, second = (self._file.read(one) for one in self._factors[name])
         rank, outputs = len(first), len(second)
         inputs = tuple(first.shape[1:])
         if second.numel() != outputs * rank or len(shape) != len(inputs) + 1:
             raise ValueError(f"its factors {tuple(second.shape)} and {tuple(first.shape)} are no product of matrices")
         left, right = second.reshape(outputs, rank), first.reshape(rank, -1)
         scale = self._scale(name, rank)
-        is_embedding = any("embedding" in which for which in self._factors[name])
+        is_embedding = ".lora_embedding_" in self._factors[name][0]
         straight, turned = tuple(shape) == (outputs, *inputs), tuple(shape) == (*inputs, outputs)
         if is_embedding or (turned and (self._config.get("fan_in_fan_out") or not straight)):
             straight, left, right = turned, right.T, left.T

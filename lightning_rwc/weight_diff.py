@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from os import PathLike
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -25,6 +26,10 @@ from lightning_rwc.weight_names import match_names, prefix_hint
 _AHEAD = 2**27
 _CAST = 2**22
 _PAGE = 4096
+
+# The name of a layer, and those of its parameter in BASE and in TUNED.
+_Work: TypeAlias = tuple[str, str, str]
+_Reading: TypeAlias = "tuple[_Work, Future[Tensor], Future[Tensor | Factors]]"
 
 
 def diff_checkpoints(
@@ -113,11 +118,9 @@ class _Comparison:
         found = self._selection.require(tensors)
         return {layer: names[id(tensor)] for layer, parameters in found.items() for tensor in parameters.values()}
 
-    def _read_ahead(
-        self, work: Iterable[tuple[str, str, str]]
-    ) -> Iterator[tuple[tuple[str, str, str], "Future[Tensor]", "Future[Tensor | Factors]"]]:
+    def _read_ahead(self, work: Iterable[_Work]) -> Iterator[_Reading]:
         """Each piece of work with its tensors, which a thread for each file has begun to read."""
-        waiting: deque[tuple[int, tuple[tuple[str, str, str], Future[Tensor], Future[Tensor | Factors]]]] = deque()
+        waiting: deque[tuple[int, _Reading]] = deque()
         ahead = 0
         with ThreadPoolExecutor(1) as first, ThreadPoolExecutor(1) as second:
             for one in work:
@@ -139,7 +142,7 @@ class _Comparison:
         return _read(self._after, new)
 
     def _measure(
-        self, one: tuple[str, str, str], old: "Future[Tensor]", new: "Future[Tensor | Factors]"
+        self, one: _Work, old: "Future[Tensor]", new: "Future[Tensor | Factors]"
     ) -> tuple[LayerDiff, Tensor] | None:
         layer, name, _ = one
         try:
