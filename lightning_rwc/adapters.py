@@ -15,7 +15,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_rwc.functional import Sums
-from lightning_rwc.weight_files import WeightFile, weight_file_at
+from lightning_rwc.weight_files import WeightFile
+from lightning_rwc.weight_folders import find_weight_files
 
 _CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
@@ -75,7 +76,7 @@ class Adapter(WeightFile):
         path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
         if path is None:
             raise FileNotFoundError(f"{folder} has {_CONFIG} but no {' or '.join(_FILES)}. Save the adapter again.")
-        self._file = weight_file_at(path)
+        (self._file,) = find_weight_files(path)
         self.keeps_order = self._file.keeps_order
 
     @property
