@@ -31,6 +31,8 @@ exit code 2' ]
 only cli
 rwc checkpoints saved --out series
 [ -s series/rwc_heatmap.png ]
+rwc diff saved/epoch=0.ckpt saved/epoch=1.ckpt --out changed
+[ -s changed/diff.html ]
 
 only parquet
 "$work/fresh/bin/python" -c 'from lightning_rwc import RWCHistory

@@ -183,21 +183,26 @@ def _stored(file: WeightFile, selection: LayerSelection) -> dict[str, dict[str, 
     }
 
 
-def _shapes(file: WeightFile, selection: LayerSelection, left_out: dict[str, str]) -> dict[str, tuple[int, ...]]:
-    """Map the tracked parameters of a file to their shapes, and add weights that cannot be measured to ``left_out``."""
+def not_measurable(parameters: Mapping[str, Tensor], selection: LayerSelection) -> dict[str, str]:
+    """Map names of weights that ``selection`` would track, if they could be measured, to why they cannot."""
     # Many models have integers that are not weights, such as counters and tables of positions.
     odd = {
         name: torch.empty(tensor.shape, device="meta")
-        for name, tensor in file.parameters.items()
+        for name, tensor in parameters.items()
         if not is_measurable(tensor)
         and tensor.dtype != torch.bool
         and (tensor.layout != torch.strided or "weight" in name.rpartition(".")[2])
     }
-    chosen = {id(tensor) for parameters in selection.find(odd).values() for tensor in parameters.values()}
-    for name, stand_in in odd.items():
-        if id(stand_in) in chosen:
-            tensor = file.parameters[name]
-            left_out[name] = str(tensor.dtype if tensor.layout == torch.strided else tensor.layout)
+    chosen = {id(tensor) for found in selection.find(odd).values() for tensor in found.values()}
+    weights = {name: parameters[name] for name, stand_in in odd.items() if id(stand_in) in chosen}
+    return {
+        name: str(tensor.dtype if tensor.layout == torch.strided else tensor.layout) for name, tensor in weights.items()
+    }
+
+
+def _shapes(file: WeightFile, selection: LayerSelection, left_out: dict[str, str]) -> dict[str, tuple[int, ...]]:
+    """Map the tracked parameters of a file to their shapes, and add weights that cannot be measured to ``left_out``."""
+    left_out |= not_measurable(file.parameters, selection)
     if not any(map(is_measurable, file.parameters.values())) and left_out:
         raise ValueError(
             f"{file} has no weights that can be measured, only {_listing(left_out)}. Save the weights as dense "

@@ -146,7 +146,7 @@ def cluster(
     with _errors_as_messages():
         from lightning_rwc.weightscale.cluster_files import clusters_of_files, write_clusters
 
-        patterns = dict(_pattern_and_kind(pair) for pair in kind) if kind else None
+        patterns = dict(_pair("--kind", "REGEX=KIND", "_dw$=depth-wise", text) for text in kind) if kind else None
         options = {"procedure": procedure, "of": of, "k": k, "drop_ends": drop_ends, "seed": seed}
         with warnings.catch_warnings(record=True) as caught:
             found = clusters_of_files(files, patterns=patterns, within_kinds=within_kinds, **options)
@@ -196,6 +196,50 @@ def checkpoints(
     if not findings:
         print("No finding.\n")
     print(*written, sep="\n")
+
+
+@app.command()
+def diff(
+    base: Annotated[str, typer.Argument(help="One saved model: a file, an index or a folder.")],
+    tuned: Annotated[str, typer.Argument(help="Another one, or the folder of a LoRA adapter of PEFT.")],
+    *,
+    out: Annotated[Path | None, typer.Option(help="Folder for diff.csv and diff.html.")] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="Regex of parameters; repeatable. Default: all matrices and kernels."),
+    ] = None,
+    all_: Annotated[bool, typer.Option("--all", help="Measure vectors and biases too.")] = False,
+    strip_prefix: Annotated[
+        list[str] | None, typer.Option(help="Modules to leave out at the start of names; repeatable.")
+    ] = None,
+    map_: Annotated[
+        list[str] | None, typer.Option("--map", help="OLD=NEW: what BASE calls OLD, TUNED calls NEW; repeatable.")
+    ] = None,
+    parquet: Annotated[bool, typer.Option("--parquet", help="Write diff.parquet too.")] = False,
+) -> None:
+    """Measure what changed from one saved model to another: which layers moved, how far, and how many weights."""
+    with _errors_as_messages():
+        from lightning_rwc.diff_page import diff_page
+        from lightning_rwc.terminal_diff import print_diff
+        from lightning_rwc.weight_diff import diff_checkpoints
+
+        if all_ and layers:
+            raise ValueError(f"`--all` measures all parameters, so leave it out, or leave out `--layers {layers[0]}`.")
+        if parquet and out is None:
+            raise ValueError("`--parquet` writes to a folder: name it with `--out DIR`.")
+        rename = dict(_pair("--map", "OLD=NEW", "encoder.blocks=layers", text) for text in map_ or ())
+        chosen = (lambda name, parameter: True) if all_ else layers
+        found = diff_checkpoints(base, tuned, layers=chosen, strip_prefix=strip_prefix or (), rename=rename)
+        written = []
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            written = [out / name for name in ("diff.csv", *(["diff.parquet"] if parquet else []), "diff.html")]
+            for path in written[:-1]:
+                found.save(path)
+            written[-1].write_text(diff_page(found), encoding="utf-8")
+    print_diff(found, Console())
+    if written:
+        print("", *written, sep="\n")
 
 
 @app.command()
@@ -267,11 +311,11 @@ def _integers(seeds: str) -> list[int]:
         raise ValueError(f"`--seeds` must be integers separated by commas, but got {seeds!r}.") from None
 
 
-def _pattern_and_kind(pair: str) -> tuple[str, str]:
-    pattern, _, kind = pair.rpartition("=")
-    if not (pattern and kind):
-        raise ValueError(f"`--kind` must be REGEX=KIND, for example '_dw$=depth-wise', but got {pair!r}.")
-    return pattern, kind
+def _pair(option: str, form: str, example: str, text: str) -> tuple[str, str]:
+    first, _, second = text.rpartition("=")
+    if not (first and second):
+        raise ValueError(f"`{option}` must be {form}, for example {example!r}, but got {text!r}.")
+    return first, second
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 """The fixed scale of colours: the same value has the same colour in every run, at every time and in every file."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -86,3 +86,15 @@ def auto_limits(
     # Matplotlib treats an axis with limits beyond these as empty.
     low, high = np.clip(np.percentile(positive, percentiles), 1e-200, 1e200).tolist()
     return (low, high) if low < high else (low / 3, high * 3)
+
+
+def described(quantity: Quantity) -> dict[str, Any]:
+    """What the tab needs to know of a quantity, as JSON."""
+    fixed = {name: {"ticks": ticks} for name, ticks in FIXED.items()}
+    return {
+        "label": quantity.label,
+        "signed": quantity.signed,
+        "share": quantity.share,
+        "words": {"zero": quantity.zero, "from_zero": quantity.infinite},
+        "scales": None if quantity.scale == "auto" else {"default": quantity.scale, **fixed},
+    }

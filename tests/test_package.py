@@ -202,7 +202,7 @@ def test_the_command_with_its_extra_starts(monkeypatch, capsys):
         main()
     assert stopped.value.code == 0
     printed = capsys.readouterr().out
-    assert all(command in printed for command in ("demo", "reproduce", "cluster", "checkpoints"))
+    assert all(command in printed for command in ("demo", "reproduce", "cluster", "checkpoints", "diff"))
 
 
 def test_what_is_imported_is_declared_and_what_is_installed_is_imported(modules_by_package):

@@ -19,7 +19,7 @@ from werkzeug import wrappers
 from lightning_rwc.cells import APPEARANCE
 from lightning_rwc.names import blocks, shown
 from lightning_rwc.quantity import Quantity
-from lightning_rwc.scale import FIXED
+from lightning_rwc.scale import described
 from lightning_rwc.tags import Tags
 from lightning_rwc.tensorboard.contents import PLUGIN_NAME, POINTS, UNITS, Contents, read
 from lightning_rwc.tensorboard.series import as_table, as_unit_table
@@ -159,7 +159,7 @@ class RWCPlugin(TBPlugin):
                 tensors = self._provider.read_tensors(**self._of(request, run, [one.tag]), downsample=POINTS)
                 epochs = self._scalars(request, run, [one.epoch]).get(one.epoch, [])
                 points = tensors.get(run, {}).get(one.tag, [])
-                return _described(one.quantity) | as_unit_table(
+                return described(one.quantity) | as_unit_table(
                     points, one.shape, one.row, one.names, epochs, one.quantity, one.causes
                 )
         elif (table := tables.get((run, prefix))) is not None:
@@ -168,7 +168,7 @@ class RWCPlugin(TBPlugin):
             # Other measures tell of other things.
             tells = prefix in (table.root.prefix, table.root.measure("rotation").prefix)
             findings = table.contents.findings if tells else None
-            described = _described(table.quantity) | {
+            answer = described(table.quantity) | {
                 "findings": None if findings is None else [asdict(finding) for finding in findings],
                 "shapes": {layer: shape for layer, shape in table.contents.shapes.items() if layer in curves},
                 "short": shown([*curves]),
@@ -177,8 +177,8 @@ class RWCPlugin(TBPlugin):
             points = as_table(curves, found.get(table.epoch, []), table.quantity, table.contents.causes)
             if prefix == table.root.prefix:
                 rho = {datum.step: datum.value for datum in found.get(table.root.depth_correlation, [])}
-                described["depth_correlation"] = [_finite(rho.get(step)) for step in points["steps"]]
-            return described | points
+                answer["depth_correlation"] = [_finite(rho.get(step)) for step in points["steps"]]
+            return answer | points
         raise errors.NotFoundError("There is no such run, or no such table in it.")
 
     def scalars(self, request: wrappers.Request) -> dict[str, Any]:
@@ -278,17 +278,6 @@ class _UnitTable(NamedTuple):
     """Which of the quantities."""
     causes: Sequence[tuple[int, int]]
     """The steps at which the cause of the layer's standstill changes, and to which cause."""
-
-
-def _described(quantity: Quantity) -> dict[str, Any]:
-    fixed = {name: {"ticks": ticks} for name, ticks in FIXED.items()}
-    return {
-        "label": quantity.label,
-        "signed": quantity.signed,
-        "share": quantity.share,
-        "words": {"zero": quantity.zero, "from_zero": quantity.infinite},
-        "scales": None if quantity.scale == "auto" else {"default": quantity.scale, **fixed},
-    }
 
 
 def _finite(value: float | None) -> float | None:

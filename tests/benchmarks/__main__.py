@@ -17,6 +17,7 @@ import typer
 
 from tests.benchmarks.colours import colours
 from tests.benchmarks.cuda import cuda
+from tests.benchmarks.diff import diff
 from tests.benchmarks.measure import dtypes, gradients, growth, measure, pieces, replicas
 from tests.benchmarks.pictures import pictures
 from tests.benchmarks.sampling import sampling
@@ -39,6 +40,7 @@ SECTIONS = {
     "logging": logs,
     "pictures": pictures,
     "tab": tab,
+    "diff": diff,
     "cuda": cuda,
 }
 Section = Enum("Section", [(name, name) for name in SECTIONS])
@@ -84,6 +86,8 @@ GOALS = {
     "tab/page/drawn/ms": ("<=", 2000),
     "tab/page/hover/ms": ("<=", 50),
     "tab/all runs/drawn/ms": ("<=", 3000),
+    "diff/from disk/diff/times read": ("<=", 1.2),
+    "diff/*/diff/extra MiB": ("<=", 256),
     "cuda/*/ours/times bound": ("<=", 1.3),
     "cuda/launches/1,000 layers/times 10 layers": ("<=", 1),
     "cuda/launches/*/copies to host": ("<=", 1),
