@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torchmetrics import Metric
-from torchmetrics.utilities import rank_zero_warn
 
 from lightning_rwc.functional import Sums, change_ratio, sums_dtype
 from lightning_rwc.layer_order import merged_order
 from lightning_rwc.layers import FoundLayers, GroupBy, LayerFilter, Layers, LayerSelection, described
+from lightning_rwc.messages import rank_zero_warn
 from lightning_rwc.movement import MOVEMENTS, Evidence, check_movements, rotation
 from lightning_rwc.norms import Norm, definition
 from lightning_rwc.options import (
