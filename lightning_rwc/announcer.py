@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn import Module
 
 from lightning_rwc.depth import depth_correlation
 from lightning_rwc.findings.summary import summary
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.loggers import LoggerOutput, Picture
+from lightning_rwc.messages import LIGHTNING, rank_zero_info, rank_zero_warn
 from lightning_rwc.metric import Measurement
 from lightning_rwc.movement import MOVEMENTS
 from lightning_rwc.options import check_heatmap, check_prefix, check_strip_prefix
@@ -24,6 +23,7 @@ from lightning_rwc.quantity import CHANGE_SINCE_START, RELATIVE_WEIGHT_CHANGE, Q
 from lightning_rwc.recorder import Recorder
 from lightning_rwc.scale import scale_of
 from lightning_rwc.tags import Tags
+from lightning_rwc.training import Training
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,13 +34,14 @@ _ROTATION = MOVEMENTS["rotation"]
 
 
 class Announcer:
-    """Tells a Trainer's loggers, and callbacks that monitor its metrics, of each measurement.
+    """Tells the loggers of a training, and those who monitor its metrics, of each measurement.
 
     Args:
         prefix: the start of all tags.
         heatmap: when pictures are drawn, see :class:`~lightning_rwc.RWCCallback`.
         scale: the scale of colours, likewise.
         strip_prefix: what tags leave out at the start of a layer's name.
+        log: the name of the log for messages that are no warnings.
 
     Raises:
         TypeError: if ``heatmap`` is neither a bool nor an int, or ``strip_prefix`` is not a string.
@@ -49,7 +50,12 @@ class Announcer:
     """
 
     def __init__(
-        self, prefix: str, heatmap: bool | int, scale: ScaleName | None = None, strip_prefix: str = ""
+        self,
+        prefix: str,
+        heatmap: bool | int,
+        scale: ScaleName | None = None,
+        strip_prefix: str = "",
+        log: str = LIGHTNING,
     ) -> None:
         check_heatmap(heatmap)
         check_prefix(prefix)
@@ -57,7 +63,7 @@ class Announcer:
         scale_of(RELATIVE_WEIGHT_CHANGE, scale)
         self._tags = Tags(prefix, strip_prefix)
         self._heatmap, self._scale = heatmap, scale
-        self._output = LoggerOutput()
+        self._log, self._output = log, LoggerOutput(log)
         self._written: dict[str, torch.Tensor] = {}
         self.restart()
 
@@ -77,7 +83,7 @@ class Announcer:
         """Tell no finding again that ``recorder`` has from a checkpoint. Call it after :meth:`restart`."""
         self._told = len(recorder.findings)
 
-    def findings(self, trainer: Trainer, recorder: Recorder) -> None:
+    def findings(self, training: Training, recorder: Recorder) -> None:
         """Tell the findings of ``recorder`` that have not been told: to loggers that take text, and as a warning each.
 
         :meth:`measurement` does so too.
@@ -87,16 +93,16 @@ class Announcer:
         self._told = len(findings)
         if told == len(findings):
             return
-        if trainer.is_global_zero and self._tags.findings not in self._foreign:
-            self._output.findings(trainer.loggers, self._tags.findings, findings, told)
+        if training.is_global_zero and self._tags.findings not in self._foreign:
+            self._output.findings(training.loggers, self._tags.findings, findings, told)
         for finding in findings[told:]:
             rank_zero_warn(f"Relative weight change found {finding.kind!r}: {finding.message}")
 
-    def measurement(self, trainer: Trainer, recorder: Recorder, measurement: Measurement | None) -> None:
+    def measurement(self, training: Training, recorder: Recorder, measurement: Measurement | None) -> None:
         """Announce a measurement.
 
         Args:
-            trainer: the Trainer.
+            training: the training.
             recorder: it has the tables.
             measurement: the newest measurement, or None if it failed.
 
@@ -123,16 +129,16 @@ class Announcer:
                 tag(layer) for layer in recorder.units for tag in (self._tags.unit_change, self._tags.unit_rotation)
             ]
         texts = [self._tags.findings, *map(self._tags.unit_values, recorder.units)]
-        self._find_foreign(trainer, [*scalars, *pictures, *texts])
+        self._find_foreign(training, [*scalars, *pictures, *texts])
         scalars = {tag: value for tag, value in scalars.items() if tag not in self._foreign}
         tensors = torch.tensor([*scalars.values()], dtype=torch.float32, device="cpu").unbind()
         self._written |= zip(scalars, tensors, strict=True)
-        trainer.callback_metrics.update(zip(scalars, tensors, strict=True))
-        self._output.scalars(trainer.loggers, scalars, step)
-        if trainer.is_global_zero and self._tags.epoch not in self._foreign:
+        training.callback_metrics.update(zip(scalars, tensors, strict=True))
+        self._output.scalars(training.loggers, scalars, step)
+        if training.is_global_zero and self._tags.epoch not in self._foreign:
             with self._output.survive("telling the tab of TensorBoard"):
-                self._tell_tab(trainer, recorder, tables)
-        self.findings(trainer, recorder)
+                self._tell_tab(training, recorder, tables)
+        self.findings(training, recorder)
 
         fresh = len(history) - self._drawn
         if self._heatmap is True:
@@ -140,7 +146,7 @@ class Announcer:
         else:
             due = bool(self._heatmap) and fresh >= self._heatmap
         if due:
-            self.pictures(trainer, recorder)
+            self.pictures(training, recorder)
 
     def summary(self, recorder: Recorder, module: Module) -> None:
         """Say in a few lines what was found, and which layers changed most and least."""
@@ -148,10 +154,10 @@ class Announcer:
             with self._output.survive("the summary"):
                 layers = recorder.metric.tracked(module)
                 frozen = [layer for layer, found in layers.items() if not any(p.requires_grad for p in found.values())]
-                rank_zero_info(summary(recorder.history, recorder.findings, frozen))
+                rank_zero_info(summary(recorder.history, recorder.findings, frozen), self._log)
 
     def _tell_tab(
-        self, trainer: Trainer, recorder: Recorder, tables: Sequence[tuple[Tags, RWCHistory, Quantity]]
+        self, training: Training, recorder: Recorder, tables: Sequence[tuple[Tags, RWCHistory, Quantity]]
     ) -> None:
         history, tags = recorder.history, self._tags
         quantities = {root.prefix: quantity for root, _, quantity in tables}
@@ -163,14 +169,14 @@ class Announcer:
         change, rotation = _quantities_of_units(recorder)
         of_units = {tags.prefix: change, tags.measure(_ROTATION.name).prefix: rotation}
         if recorder.metric is not None and not self._shapes.keys() >= {*recorder.metric.layers}:
-            self._shapes |= recorder.metric.described(trainer.lightning_module)
+            self._shapes |= recorder.metric.described(training.module)
         # Causes may change at each measurement, and each text has all of them.
         about = len(layers), len(recorder.findings)
         if about != self._told_about or len(history) >= 1.1 * self._causes_at:
             self._told_about, self._causes_at = about, len(history)
             self._causes = recorder.causes.by_step(history.steps)
         self._output.contents(
-            trainer.loggers,
+            training.loggers,
             tags,
             layers,
             quantities,
@@ -184,7 +190,7 @@ class Announcer:
         for layer, table in units.items():
             pair = table, recorder.unit_rotations[layer]
             values = np.array([[*one.newest().values()] for one in pair], dtype=np.float32)
-            self._output.units(trainer.loggers, tags.unit_values(layer), values, history.steps[-1])
+            self._output.units(training.loggers, tags.unit_values(layer), values, history.steps[-1])
 
     def _warn_of_doubts(self, recorder: Recorder, measurement: Measurement | None) -> None:
         if measurement is None:
@@ -215,12 +221,12 @@ class Announcer:
             self._warned.add(kind)
             rank_zero_warn(message)
 
-    def pictures(self, trainer: Trainer, recorder: Recorder) -> None:
+    def pictures(self, training: Training, recorder: Recorder) -> None:
         """Show the pictures to the loggers that can show them, unless these have the newest ones."""
         history = recorder.history
-        if not self._heatmap or self._drawn == len(history) or not trainer.is_global_zero:
+        if not self._heatmap or self._drawn == len(history) or not training.is_global_zero:
             return
-        loggers = self._output.showing_pictures(trainer.loggers)
+        loggers = self._output.showing_pictures(training.loggers)
         if not loggers:
             return
         self._drawn = len(history)
@@ -276,10 +282,10 @@ class Announcer:
                 pages[tags.heatmap] = tags.heatmap_hover, page
         return pages
 
-    def _find_foreign(self, trainer: Trainer, tags: Sequence[str]) -> None:
+    def _find_foreign(self, training: Training, tags: Sequence[str]) -> None:
         # A metric under one of our tags that we did not write is somebody else's. Every rank looks it up here, because
         # reading a Trainer's metrics may reduce them over all ranks.
-        metrics = trainer.callback_metrics
+        metrics = training.callback_metrics
         foreign = [tag for tag in tags if tag in metrics and metrics[tag] is not self._written.get(tag)]
         if fresh := [tag for tag in foreign if tag not in self._foreign]:
             more = f" and {len(fresh) - 3} more" if len(fresh) > 3 else ""

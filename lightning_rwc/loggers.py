@@ -10,14 +10,13 @@ from typing import IO, Any, TypeAlias, cast
 import fsspec
 import numpy as np
 import numpy.typing as npt
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from PIL import Image as PILImage
 
 from lightning_rwc.findings.finding import Finding, listing
+from lightning_rwc.messages import LIGHTNING, rank_zero_info, rank_zero_warn
 from lightning_rwc.quantity import Quantity
 from lightning_rwc.tags import Tags
-from lightning_rwc.trainer_state import class_names
+from lightning_rwc.training import class_names
 
 Picture: TypeAlias = npt.NDArray[np.uint8]
 PictureWriter: TypeAlias = Callable[[Any, str, Picture, int], None]
@@ -56,9 +55,15 @@ def register_picture_writer(class_name: str, write: PictureWriter) -> None:
 
 
 class LoggerOutput:
-    """Writes to loggers. It never raises if a logger fails, but warns once for each kind of failure."""
+    """Writes to loggers. It never raises if a logger fails, but warns once for each kind of failure.
 
-    def __init__(self) -> None:
+    Args:
+        log: the name of the log for messages that are no warnings.
+
+    """
+
+    def __init__(self, log: str = LIGHTNING) -> None:
+        self._log = log
         self._warned: set[str] = set()
         self.restart()
 
@@ -66,7 +71,7 @@ class LoggerOutput:
         """Begin a new run."""
         self._contents: dict[int, object] = {}
 
-    def scalars(self, loggers: Iterable[Logger], metrics: Mapping[str, float], step: int) -> None:
+    def scalars(self, loggers: Iterable[Any], metrics: Mapping[str, float], step: int) -> None:
         """Log ``metrics`` at ``step`` to every logger, without those that would make a logger refuse all of them."""
         for logger in loggers:
             with self.survive(f"logging scalars to {_class_name(logger)}"):
@@ -74,7 +79,7 @@ class LoggerOutput:
                 self._warn_of_refused(_class_name(logger), refused)
                 logger.log_metrics({tag: value for tag, value in metrics.items() if tag not in refused}, step=step)
 
-    def showing_pictures(self, loggers: Iterable[Logger]) -> list[Logger]:
+    def showing_pictures(self, loggers: Iterable[Any]) -> list[Any]:
         """Those of ``loggers`` that can show a picture. The others are named once, in a message."""
         able = []
         for logger in loggers:
@@ -84,11 +89,12 @@ class LoggerOutput:
                 rank_zero_info(
                     f"{_class_name(logger)} gets relative weight changes as scalars, but no pictures. Pictures go to "
                     f"{', '.join(_PICTURE_WRITERS)}. `lightning_rwc.loggers.register_picture_writer` adds a logger. "
-                    "`callback.history.plot_heatmap()` draws the pictures at any time."
+                    "`callback.history.plot_heatmap()` draws the pictures at any time.",
+                    self._log,
                 )
         return able
 
-    def pictures(self, loggers: Iterable[Logger], pictures: Mapping[str, Picture], step: int) -> None:
+    def pictures(self, loggers: Iterable[Any], pictures: Mapping[str, Picture], step: int) -> None:
         """Log ``pictures`` at ``step`` to loggers that can show them.
 
         Args:
@@ -100,11 +106,11 @@ class LoggerOutput:
         self._write("pictures", loggers, _PICTURE_WRITERS, pictures, step)
 
     @staticmethod
-    def show_pages(loggers: Iterable[Logger]) -> bool:
+    def show_pages(loggers: Iterable[Any]) -> bool:
         """Whether any of ``loggers`` can show a page."""
         return any(_supported(logger, _PAGE_WRITERS) is not None for logger in loggers)
 
-    def pages(self, loggers: Iterable[Logger], pages: Mapping[str, str], step: int) -> None:
+    def pages(self, loggers: Iterable[Any], pages: Mapping[str, str], step: int) -> None:
         """Log ``pages`` at ``step`` to loggers that can show them.
 
         Args:
@@ -118,7 +124,7 @@ class LoggerOutput:
     def _write(
         self,
         what: str,
-        loggers: Iterable[Logger],
+        loggers: Iterable[Any],
         writers: Mapping[str, Callable[[Any, str, Any, int], None]],
         contents: Mapping[str, Any],
         step: int,
@@ -130,7 +136,7 @@ class LoggerOutput:
                     with self.survive(f"logging {what} to {_class_name(logger)}"):
                         writers[name](logger, tag, content, step)
 
-    def findings(self, loggers: Iterable[Logger], tag: str, findings: Sequence[Finding], told: int) -> None:
+    def findings(self, loggers: Iterable[Any], tag: str, findings: Sequence[Finding], told: int) -> None:
         """Write findings to loggers that take text.
 
         Args:
@@ -148,7 +154,7 @@ class LoggerOutput:
 
     def contents(
         self,
-        loggers: Iterable[Logger],
+        loggers: Iterable[Any],
         tags: Tags,
         layers: Sequence[str],
         quantities: Mapping[str, Quantity],
@@ -197,7 +203,7 @@ class LoggerOutput:
                     writer.add_summary(summary(_with_prefix(logger, tags.layers), told), step)
                     self._contents[position] = contents
 
-    def units(self, loggers: Iterable[Logger], tag: str, values: npt.NDArray[np.float32], step: int) -> None:
+    def units(self, loggers: Iterable[Any], tag: str, values: npt.NDArray[np.float32], step: int) -> None:
         """Give the tab in TensorBoard the units of a layer.
 
         Args:
@@ -399,11 +405,11 @@ _FINDINGS_WRITERS: dict[str, FindingsWriter] = {
 }
 
 
-def _supported(logger: Logger, writers: Iterable[str]) -> str | None:
+def _supported(logger: Any, writers: Iterable[str]) -> str | None:
     return next((c.__name__ for c in type(logger).__mro__ if c.__name__ in writers), None)
 
 
-def _class_name(logger: Logger) -> str:
+def _class_name(logger: Any) -> str:
     return type(logger).__name__
 
 

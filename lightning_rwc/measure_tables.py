@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torchmetrics.utilities import rank_zero_warn
 
 from lightning_rwc.equilibrium import EQUILIBRIUM, Equilibrium
 from lightning_rwc.history import RWCHistory
 from lightning_rwc.measures import MEASURES, Layers, Measure
+from lightning_rwc.messages import rank_zero_warn
 from lightning_rwc.metric import Readings
 from lightning_rwc.movement import MOVEMENTS, Movement
 from lightning_rwc.quantity import RWC

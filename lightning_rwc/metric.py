@@ -2,6 +2,7 @@
 """Relative weight change as a torchmetrics metric, for any training loop."""
 
 import math
+import sys
 import weakref
 from collections.abc import Callable, Sequence
 from operator import is_
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import Module, Parameter
 from torchmetrics import Metric
-from torchmetrics.utilities import rank_zero_warn
 
 from lightning_rwc.functional import Sums, change_ratio, sums_dtype
 from lightning_rwc.layer_order import merged_order
 from lightning_rwc.layers import FoundLayers, GroupBy, LayerFilter, Layers, LayerSelection, described
+from lightning_rwc.messages import rank_zero_warn
 from lightning_rwc.movement import MOVEMENTS, Evidence, check_movements, rotation
 from lightning_rwc.norms import Norm, definition
 from lightning_rwc.options import (
@@ -441,7 +442,8 @@ class RelativeWeightChange(Metric):
     def _forget_with(self, owner: Module) -> None:
         """Let go of the parameters when ``owner`` is gone."""
         forget = weakref.WeakMethod(self._forget_parameters)
-        self._owner = weakref.ref(owner, lambda _: (method := forget()) and method())
+        ends = sys.is_finalizing  # at the end of Python, the modules that `method` needs may have gone
+        self._owner = weakref.ref(owner, lambda _: not ends() and (method := forget()) and method())
 
     def _forget_parameters(self) -> None:
         self._found = None

@@ -140,6 +140,8 @@ def add_over_ranks(tensor: Tensor) -> Tensor:
 
 def same_on_all_ranks(text: str) -> bool:
     """Whether ``text`` is the same on every rank. This is a collective of fixed size, so it ends for any texts."""
+    if ranks() == 1:
+        return True
     number = crc32(text.encode())
     extremes = torch.tensor([number, -number], device="cuda" if "nccl" in dist.get_backend() else "cpu")
     largest, smallest = _reduced(extremes, dist.ReduceOp.MAX).tolist()

@@ -1,30 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Checks at the start of a fit: errors and warnings."""
+"""Checks at the start of a training: errors and warnings."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
+from torch.nn import Module
 
 from lightning_rwc.layers import Layers, LayerSelection
+from lightning_rwc.messages import rank_zero_warn
+from lightning_rwc.shards import same_on_all_ranks
 from lightning_rwc.tags import Tags, find_shared
-from lightning_rwc.trainer_state import class_names
 from lightning_rwc.units import UnitColumns, UnitSelection
 
 # A value and its standard error, of a change and of a rotation, as float64.
 _BYTES_A_UNIT = 32
 _MANY_UNITS = 20_000
-_UNVERIFIED_STRATEGIES = {"FSDPStrategy", "DeepSpeedStrategy"}
-
-
-def refuse_unverified(trainer: Trainer) -> None:
-    """Raise ``ValueError`` if the callback has not been tested with the strategy."""
-    if class_names(trainer.strategy) & _UNVERIFIED_STRATEGIES:
-        raise ValueError(
-            f"RWCCallback is not verified under {type(trainer.strategy).__name__}, where each rank sees only a part of "
-            "each layer. Train with `ModelParallelStrategy` (FSDP2), DDP or a single device, or remove the callback."
-        )
 
 
 def refuse_shared_tags(prefixes: Sequence[Sequence[str]]) -> None:
@@ -48,9 +38,7 @@ def refuse_shared_tags(prefixes: Sequence[Sequence[str]]) -> None:
         )
 
 
-def require_layers(
-    trainer: Trainer, pl_module: LightningModule, selection: LayerSelection, units: UnitSelection, strip_prefix: str
-) -> None:
+def require_layers(module: Module, selection: LayerSelection, units: UnitSelection, strip_prefix: str) -> None:
     """Raise if there is nothing to track, or if ranks do not track the same layers. This is a collective.
 
     Raises:
@@ -61,14 +49,14 @@ def require_layers(
     error: Exception | None = None
     answer = ""
     try:
-        layers = selection.require(pl_module)
+        layers = selection.require(module)
         units.require(layers)
         _require_tags(layers, strip_prefix)
         answer = repr({layer: [*parameters] for layer, parameters in layers.items()})
     except Exception as raised:
         error = raised
     # A rank that is about to raise must take part too.
-    agreed = trainer.strategy.reduce_boolean_decision(trainer.strategy.broadcast(answer) == answer and not error)
+    agreed = same_on_all_ranks(answer)
     if error is not None:
         raise error
     if not agreed:
@@ -94,17 +82,6 @@ def _require_tags(layers: Iterable[str], strip_prefix: str) -> None:
         )
 
 
-def warn_if_history_stays_behind(trainer: Trainer) -> None:
-    """Warn if fit runs in separate processes, because their callbacks do not come back to the caller."""
-    # Lightning's launcher brings back `callback_metrics`, but not the callbacks.
-    if "_MultiProcessingLauncher" in class_names(trainer.strategy.launcher):
-        rank_zero_warn(
-            "This strategy trains in separate processes, so `callback.history` stays empty in the process that called "
-            "`fit`. Read the history from a checkpoint or a logger, save it in `on_train_end` with "
-            "`callback.history.save(...)`, or use `Trainer(strategy='ddp')`."
-        )
-
-
 def warn_of_many_units(columns: UnitColumns) -> None:
     """Warn if the tables of units will be large."""
     if columns.count > _MANY_UNITS:
@@ -115,7 +92,7 @@ def warn_of_many_units(columns: UnitColumns) -> None:
         )
 
 
-def hint_if_nothing_learns(layers: Layers, pl_module: LightningModule) -> None:
+def hint_if_nothing_learns(layers: Layers, module: Module) -> None:
     """Warn if no tracked layer requires gradients, but other parameters do.
 
     If no parameter does, training raises an error, or else ``nothing_trainable`` is found.
@@ -123,7 +100,7 @@ def hint_if_nothing_learns(layers: Layers, pl_module: LightningModule) -> None:
     """
     if any(parameter.requires_grad for parameters in layers.values() for parameter in parameters.values()):
         return
-    if learning := [name for name, parameter in pl_module.named_parameters() if parameter.requires_grad]:
+    if learning := [name for name, parameter in module.named_parameters() if parameter.requires_grad]:
         rank_zero_warn(
             f"None of the {len(layers)} tracked layers requires gradients, so their relative weight change will be 0. "
             f"The model trains {len(learning)} other parameters, such as {learning[0]!r}. Track them with `layers=`."

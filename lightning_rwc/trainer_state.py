@@ -1,39 +1,130 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of a Trainer: its strategy, steps and ranks, and what its callbacks promise."""
+"""Lightning's Trainer: its strategy, steps and ranks, and what its callbacks promise."""
 
 import math
 import sys
+from collections.abc import MutableMapping, Sequence
 from types import FrameType
 from typing import Any, cast
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 from torch.nn import Module
+from torch.optim import Optimizer
+from typing_extensions import override
 
 from lightning_rwc.findings.facts import Thaw
 from lightning_rwc.layers import Layers
+from lightning_rwc.messages import rank_zero_warn
+from lightning_rwc.training import Training, averages_locally, class_names
+
+_UNVERIFIED_STRATEGIES = {"FSDPStrategy", "DeepSpeedStrategy"}
 
 
-def class_names(thing: object) -> set[str]:
-    """The names of the class of ``thing`` and of its bases."""
-    # `isinstance` would fail for `pytorch_lightning`, whose classes do not inherit from those of `lightning.pytorch`.
-    return {base.__name__ for base in type(thing).__mro__}
+class LightningTraining(Training):
+    """A training by Lightning."""
+
+    def __init__(self, trainer: Trainer, module: LightningModule) -> None:
+        self._trainer, self._module = trainer, module
+
+    @property
+    @override
+    def is_global_zero(self) -> bool:
+        return self._trainer.is_global_zero
+
+    @property
+    @override
+    def loggers(self) -> Sequence[Any]:
+        return self._trainer.loggers
+
+    @property
+    @override
+    def callback_metrics(self) -> MutableMapping[str, Tensor]:
+        return self._trainer.callback_metrics
+
+    @property
+    @override
+    def module(self) -> Module:
+        return self._module
+
+    @property
+    @override
+    def epoch(self) -> int:
+        return self._trainer.current_epoch
+
+    @property
+    @override
+    def global_step(self) -> int:
+        return self._trainer.global_step
+
+    @property
+    @override
+    def logged_step(self) -> int:
+        # The number of batches that stepped has no public name. It is smaller than `global_step` with several
+        # optimizers under manual optimisation. Lightning's LearningRateMonitor reads the same attribute.
+        return self._trainer.fit_loop.epoch_loop._batches_that_stepped
+
+    @property
+    @override
+    def optimizers(self) -> Sequence[Optimizer]:
+        return self._trainer.optimizers
+
+    @property
+    @override
+    def planned_steps(self) -> float:
+        try:
+            steps = float(self._trainer.estimated_stepping_batches)
+        except MisconfigurationException:
+            return math.inf  # the number of accumulated batches changes
+        return steps if steps > 0 else math.inf
+
+    @property
+    @override
+    def has_replicas(self) -> bool:
+        return has_replicas(self._trainer)
+
+    @override
+    def settle(self) -> None:
+        """Reduce the metrics of this epoch that other ranks may be reducing already.
+
+        Lightning reduces metrics logged with ``sync_dist=True`` when a program first asks for them after the last batch
+        of an epoch. A progress bar asks on rank 0 only. Rank 0 would then wait for ranks that wait in the next
+        collective. When every rank asks, all ranks reduce the same metrics in the order in which they were logged. Each
+        metric is reduced once, so a rank that asked before has nothing left to do. Then our collective cannot meet
+        another one.
+
+        """
+        if self._trainer.world_size > 1:
+            _ = self._trainer.callback_metrics
+
+
+def refuse_unverified(trainer: Trainer) -> None:
+    """Raise ``ValueError`` if the callback has not been tested with the strategy."""
+    if class_names(trainer.strategy) & _UNVERIFIED_STRATEGIES:
+        raise ValueError(
+            f"RWCCallback is not verified under {type(trainer.strategy).__name__}, where each rank sees only a part of "
+            "each layer. Train with `ModelParallelStrategy` (FSDP2), DDP or a single device, or remove the callback."
+        )
+
+
+def warn_if_history_stays_behind(trainer: Trainer) -> None:
+    """Warn if fit runs in separate processes, because their callbacks do not come back to the caller."""
+    # Lightning's launcher brings back `callback_metrics`, but not the callbacks.
+    if "_MultiProcessingLauncher" in class_names(trainer.strategy.launcher):
+        rank_zero_warn(
+            "This strategy trains in separate processes, so `callback.history` stays empty in the process that called "
+            "`fit`. Read the history from a checkpoint or a logger, save it in `on_train_end` with "
+            "`callback.history.save(...)`, or use `Trainer(strategy='ddp')`."
+        )
 
 
 def has_replicas(trainer: Trainer) -> bool:
     """Whether every rank has the same weights at the end of each step."""
-    # Under local SGD, replicas differ between averagings. Neither the strategy nor DDP has a public name for it.
+    # Under local SGD, replicas differ between averagings. The strategy has no public name for it.
     averages = getattr(trainer.strategy, "_model_averaging_period", None) is not None
-    states = [state for _, state in getattr(trainer.strategy.model, "_comm_hooks", ())]
-    is_local = averages or any("PostLocalSGDState" in class_names(state) for state in states)
+    is_local = averages or averages_locally(trainer.strategy.model)
     return "DDPStrategy" in class_names(trainer.strategy) and not is_local
-
-
-def logged_step(trainer: Trainer) -> int:
-    """The step at which Lightning logs metrics now."""
-    # The number of batches that stepped has no public name. It is smaller than `global_step` with several optimizers
-    # under manual optimisation. Lightning's LearningRateMonitor reads the same attribute.
-    return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
 def may_validate_now(trainer: Trainer) -> bool:
@@ -50,15 +141,6 @@ def may_validate_now(trainer: Trainer) -> bool:
     batches = 1 + (trainer.fit_loop.total_batch_idx if n is None else trainer.fit_loop.batch_idx)
     is_turn = every is not None and batches % every == 0
     return trainer.is_last_batch or trainer.should_stop or is_turn
-
-
-def planned_steps(trainer: Trainer) -> float:
-    """How many optimizer steps the training will take; ``inf`` if that is unknown."""
-    try:
-        steps = float(trainer.estimated_stepping_batches)
-    except MisconfigurationException:
-        return math.inf  # the number of accumulated batches changes
-    return steps if steps > 0 else math.inf
 
 
 def promised_thaw(trainer: Trainer, pl_module: LightningModule, layers: Layers) -> Thaw | None:
@@ -87,19 +169,6 @@ def promised_thaw(trainer: Trainer, pl_module: LightningModule, layers: Layers) 
 def _owner(thing: object, method: str) -> str | None:
     """The name of the class from which ``thing`` has ``method``."""
     return next((base.__name__ for base in type(thing).__mro__ if method in vars(base)), None)
-
-
-def settle_reductions(trainer: Trainer) -> None:
-    """Reduce the metrics of this epoch that other ranks may be reducing already. Call it before a collective.
-
-    Lightning reduces metrics logged with ``sync_dist=True`` when a program first asks for them after the last batch of
-    an epoch. A progress bar asks on rank 0 only. Rank 0 would then wait for ranks that wait in the next collective.
-    When every rank asks, all ranks reduce the same metrics in the order in which they were logged. Each metric is
-    reduced once, so a rank that asked before has nothing left to do. Then our collective cannot meet another one.
-
-    """
-    if trainer.world_size > 1:
-        _ = trainer.callback_metrics
 
 
 def ranks_are_together(trainer: Trainer) -> bool:
