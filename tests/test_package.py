@@ -154,7 +154,7 @@ def test_public_names():
         ("import lightning_rwc.sums, lightning_rwc.layers", {"lightning", "torchmetrics", "matplotlib"}),
         ("from lightning_rwc import RelativeWeightChange", {"lightning", "pytorch_lightning"}),
         ("import lightning_rwc.huggingface", {"torch", "lightning", "transformers"}),
-        ("import lightning_rwc.measuring", {"lightning", "pytorch_lightning", "transformers"}),
+        ("import lightning_rwc.measuring", {"lightning", "pytorch_lightning"}),  # torchmetrics brings transformers
         ("import lightning_rwc.plotting", {"torch", "lightning", "pandas"}),
         ("import lightning_rwc.cli", {"torch", "lightning", "matplotlib", "pandas", "sklearn", "torchvision"}),
         ("import lightning_rwc.weightscale", {"torch", "lightning", "matplotlib", "pandas", "sklearn"}),
