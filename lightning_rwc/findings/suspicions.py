@@ -57,7 +57,8 @@ class Suspicions:
         known = np.array([*(rates.get(id(group), math.nan) for group in groups), math.nan])
         moves = moves_of(observation, known[self._kinds.groups])
         if stuck:
-            moves.changes[np.isin(names, [*stuck])] = math.nan
+            them = np.isin(names, [*stuck])
+            moves.changes[them] = moves.rotations[them] = math.nan
         self.add(names, moves, observation.planned_steps)
 
     def add(self, layers: Sequence[str], moves: Moves, planned_steps: float = math.inf) -> None:
