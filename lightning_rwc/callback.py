@@ -71,7 +71,8 @@ class RWCCallback(MeasuringCallback, Callback):
             (:mod:`lightning_rwc.movement`), and ``"equilibrium"``, the rotation over the one that the optimizer should
             lead to (:mod:`lightning_rwc.equilibrium`). From the present weights follow ``"strength"``
             (:class:`~lightning_rwc.measures.NodeStrength`), ``"fluctuation"``
-            (:class:`~lightning_rwc.measures.LayerFluctuation`), and instances of your own
+            (:class:`~lightning_rwc.measures.LayerFluctuation`), ``"adapter"`` for LoRA
+            (:class:`~lightning_rwc.measures.AdapterChange`), and instances of your own
             :class:`~lightning_rwc.measures.Measure`. ``"still"`` does not go with ``max_elements``.
         units: layers of which every unit is measured too: a regular expression that is searched in the layer's name, or
             several of them. A unit is a row of a weight's first dimension: a neuron or an output channel. A mapping

@@ -2,11 +2,11 @@
 """Which parameters are tracked, and how each layer is named."""
 
 import re
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pkgutil import resolve_name
 from typing import Any, NamedTuple, TypeAlias, cast
-from weakref import WeakValueDictionary
 
 from torch import Tensor, nn
 from torch.nn import DataParallel, Module, Parameter
@@ -52,12 +52,14 @@ class FoundLayers(dict[str, dict[str, Parameter]]):
     Attributes:
         modules: maps a parameter's name to its module if the parameter is the module's ``weight``. Bare parameters,
             pruned or parametrised weights and the parameters of a state dict have no entry.
+        root: returns the module in which they were found, or None if that is gone or was a state dict.
 
     """
 
-    def __init__(self) -> None:
+    def __init__(self, root: Module | None = None) -> None:
         super().__init__()
-        self.modules: WeakValueDictionary[str, Module] = WeakValueDictionary()
+        self.root: Callable[[], Module | None] = (lambda: None) if root is None else weakref.ref(root)
+        self.modules: weakref.WeakValueDictionary[str, Module] = weakref.WeakValueDictionary()
 
 
 class LayerSelection:
@@ -122,7 +124,7 @@ class LayerSelection:
 
         """
         tracked = [found for found in _named_parameters(module) if self._tracks(found)]
-        layers = FoundLayers()
+        layers = FoundLayers(module if isinstance(module, Module) else None)
         for layer, found in zip(self._layer_names(tracked), tracked, strict=True):
             layers.setdefault(layer, {})[found.name] = found.parameter
             if found.owner is not None and found.raw.rpartition(".")[2] == "weight":

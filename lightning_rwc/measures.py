@@ -3,13 +3,16 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from typing import TypeAlias
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 from torch.nn import Parameter
+from typing_extensions import override
 
+from lightning_rwc.functional import is_measurable, sums_dtype
 from lightning_rwc.layers import FoundLayers
 from lightning_rwc.node_strengths import node_strengths
 from lightning_rwc.quantity import Quantity
@@ -18,6 +21,8 @@ Layers: TypeAlias = Mapping[str, Mapping[str, Parameter]]
 
 # Projections that work side by side, so that none takes the output of another.
 _SIDE_BY_SIDE = re.compile(r"(^|\.)((to_)?([qkv]|query|key|value)(_proj|_lin)?|lora_\w+|base_layer)\.")
+
+_CHUNK = 2**22
 
 
 class Measure(ABC):
@@ -108,5 +113,69 @@ class LayerFluctuation(_Strengths):
         return strengths.std(correction=0)
 
 
-MEASURES: dict[str, type[Measure]] = {measure.name: measure for measure in (NodeStrength, LayerFluctuation)}
+class AdapterChange(Measure):
+    r"""How much LoRA adapters of PEFT add to the matrix that they adapt, relative to its size.
+
+    This is :math:`\|\sum_i s_i B_i A_i\|_2 / \|W\|_2` over the active adapters, where :math:`s_i` is the scale of an
+    adapter and :math:`W` the weight of the base layer. The norm is Frobenius's, which follows from
+    :math:`B^\top B` and :math:`A A^\top`, so that the product itself is never computed. The base layer has the value if
+    it is tracked, otherwise the adapter's matrix that comes first. Other layers have none. It is ``nan`` for DoRA, and
+    for a quantised base.
+
+    """
+
+    name = "adapter"
+    quantity = Quantity("what adapters add (ratio, l2)", zero="0: nothing", scale="measurement")
+
+    @override
+    def __call__(self, layers: Layers) -> dict[str, Tensor]:
+        root = layers.root() if isinstance(layers, FoundLayers) else None
+        names = {id(p): layer for layer, parameters in layers.items() for p in parameters.values()}
+        return dict(pair for module in (root.modules() if root else ()) for pair in self._of(module, names))
+
+    @staticmethod
+    def _of(module: Any, names: Mapping[int, str]) -> Iterator[tuple[str, Tensor]]:
+        """The layer and the value of a module, if it is one that PEFT has wrapped."""
+        if not all(hasattr(module, name) for name in ("get_base_layer", "lora_A", "lora_B", "scaling")):
+            return
+        active = [name for name in module.scaling if name in module.active_adapters]
+        pairs = [
+            (module.lora_A[name].weight, module.lora_B[name].weight)
+            if name in module.lora_A
+            else (module.lora_embedding_A[name], module.lora_embedding_B[name])
+            for name in active
+        ]
+        weight = getattr(module.get_base_layer(), "weight", None)
+        tracked = [names[id(p)] for p in (weight, *(p for pair in pairs for p in pair)) if id(p) in names]
+        if not pairs or not tracked or any(name in module.lora_magnitude_vector for name in active):
+            return
+        if weight is None or not is_measurable(weight):
+            return
+        dtype = sums_dtype(weight.device)
+        scales = [module.scaling[name] for name in active]
+        left = torch.cat([s * _whole(b).flatten(1).to(dtype) for s, (_, b) in zip(scales, pairs, strict=True)], dim=1)
+        right = torch.cat([_whole(a).flatten(1).to(dtype) for a, _ in pairs])
+        # Rounding may make a sum of squares that is zero negative.
+        added = ((left.T @ left) * (right @ right.T)).sum().clamp(min=0).sqrt()
+        yield tracked[0], added / _norm(weight, dtype)
+
+
+def _norm(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Frobenius's norm, without a copy of all of ``weight`` in ``dtype``."""
+    if isinstance(weight, DTensor):
+        return _whole(torch.linalg.vector_norm(weight)).to(dtype)
+    parts = [torch.linalg.vector_norm(part, dtype=dtype) for part in weight.flatten().split(_CHUNK)]
+    norm: Tensor = torch.linalg.vector_norm(torch.stack(parts))
+    return norm
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, of which this rank may hold a shard."""
+    whole: Tensor = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole
+
+
+MEASURES: dict[str, type[Measure]] = {
+    measure.name: measure for measure in (NodeStrength, LayerFluctuation, AdapterChange)
+}
 """The measures that ``measures=`` takes by name."""

@@ -14,7 +14,7 @@ from torch.nn.utils import parametrizations, prune
 from lightning_rwc import RelativeWeightChange, RWCCallback
 from lightning_rwc.layers import LayerSelection
 from lightning_rwc.measure_tables import MeasureTables
-from lightning_rwc.measures import LayerFluctuation, Measure, NodeStrength
+from lightning_rwc.measures import AdapterChange, LayerFluctuation, Measure, NodeStrength
 from lightning_rwc.node_strengths import node_strengths
 from lightning_rwc.quantity import Quantity
 from tests.helpers import LAYERS, Recorder, events, images, net, trainer
@@ -343,3 +343,82 @@ def test_a_measure_that_gives_no_numbers_is_nan(odd, tmp_path):
     assert len([w for w in caught if "odd" in str(w.message)]) == 1
     assert np.isnan(callback.histories["odd"].values).all()
     assert (callback.history.values > 0).all()
+
+
+class Adapted(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = torch.nn.Embedding(10, 6)
+        self.conv = torch.nn.Conv2d(1, 4, 3)
+        self.fc = torch.nn.Linear(6, 5)
+
+
+def adapted(**options):
+    peft = pytest.importorskip("peft", reason="peft makes the adapters")
+    torch.manual_seed(0)
+    config = peft.LoraConfig(r=2, lora_alpha=3, target_modules=["embed", "conv", "fc"], **options)
+    model = peft.get_peft_model(Adapted(), config)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter)
+    return model
+
+
+def base_name(layer):
+    return f"base_model.model.{layer}.base_layer"
+
+
+def test_what_adapters_add_is_the_norm_of_their_product_over_that_of_the_base():
+    model = adapted(use_rslora=True)
+    values = AdapterChange()(LayerSelection().find(model))
+    assert {*values} == {base_name(layer) for layer in ("embed", "conv", "fc")}
+    for layer in ("embed", "conv", "fc"):
+        module = model.get_submodule(f"base_model.model.{layer}")
+        if layer == "embed":
+            first, second = module.lora_embedding_A["default"], module.lora_embedding_B["default"]
+        else:
+            first, second = module.lora_A["default"].weight, module.lora_B["default"].weight
+        first, second, weight = (
+            t.detach().double().numpy().reshape(len(t), -1) for t in (first, second, module.base_layer.weight)
+        )
+        expected = np.linalg.norm(3 / np.sqrt(2) * second @ first) / np.linalg.norm(weight)
+        assert values[base_name(layer)].item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_active_adapters_add_up():
+    model = adapted()
+    model.add_adapter("other", model.peft_config["default"])
+    for name, parameter in model.named_parameters():
+        if ".other" in name:
+            torch.nn.init.normal_(parameter)
+    model.base_model.set_adapter(["default", "other"])
+    fc = model.get_submodule("base_model.model.fc")
+    with torch.no_grad():
+        product = sum(3 / 2 * fc.lora_B[name].weight @ fc.lora_A[name].weight for name in ("default", "other"))
+    weight = fc.base_layer.weight.detach()
+    expected = np.linalg.norm(product.double().numpy()) / np.linalg.norm(weight.double().numpy())
+    assert AdapterChange()(LayerSelection().find(model))[base_name("fc")].item() == pytest.approx(expected, rel=1e-6)
+    model.base_model.set_adapter("other")
+    only_factors = AdapterChange()(LayerSelection("lora_").find(model))
+    firsts = ("embed.lora_embedding_A.other", "conv.lora_A.other", "fc.lora_A.other")
+    assert {*only_factors} == {f"base_model.model.{first}" for first in firsts}
+
+
+def test_dora_and_models_without_adapters_have_no_value():
+    assert {*AdapterChange()(LayerSelection().find(adapted(use_dora=True)))} == set()
+    assert AdapterChange()(LayerSelection().find(Adapted())) == {}
+    assert AdapterChange()(LayerSelection().find(Adapted().state_dict())) == {}
+
+
+def test_what_adapters_add_grows_from_zero(tmp_path):
+    peft = pytest.importorskip("peft", reason="peft makes the adapters")
+    model = net()
+    model.fc = peft.tuners.lora.Linear(model.fc, "default", peft.LoraConfig(r=2, lora_alpha=2), r=2, lora_alpha=2)
+    callback = RWCCallback(measures=["adapter"])
+    before = AdapterChange()(LayerSelection().find(model))
+    assert [value.item() for value in before.values()] == [0]
+    trainer(callback, tmp_path=tmp_path).fit(model, images())
+    table = callback.histories["adapter"]
+    base = table.layers.index("fc.base_layer")
+    assert (table.values[:, base] > 0).all()
+    assert np.isnan(np.delete(table.values, base, axis=1)).all()
