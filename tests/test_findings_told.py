@@ -446,7 +446,7 @@ def test_summary_of_many_findings_stays_short():
 def test_a_fit_ends_with_the_summary(tmp_path, caplog, looks):
     callback, module = RWCCallback(findings=looks), net()
     module.conv1.requires_grad_(False)
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="lightning.pytorch.rwc"):
         trainer(callback, tmp_path=tmp_path).fit(module, images())
     told = [record.getMessage() for record in caplog.records if "measurements of" in record.getMessage()]
     logs = np.log(callback.history.values[:, 1:]).mean(0)

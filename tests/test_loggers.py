@@ -383,7 +383,7 @@ class Foreign(Logger):
 
 def test_an_unknown_logger_gets_scalars_and_one_message(tmp_path, caplog):
     logger = Foreign()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="lightning.pytorch.rwc"):
         expected = fit(tmp_path, logger)
     rows = [(step, metrics) for step, metrics in logger.rows if "rwc/fc" in metrics]
     check(expected, {tag: {step: metrics[tag] for step, metrics in rows} for tag in rows[0][1]})
@@ -456,7 +456,7 @@ def test_a_logger_that_fails_takes_nothing_from_the_others(tmp_path):
 
 def test_fast_dev_run_says_nothing_of_images(tmp_path, caplog):
     callback = RWCCallback()
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="lightning.pytorch.rwc"):
         Trainer(callbacks=[callback], accelerator="cpu", fast_dev_run=True, default_root_dir=tmp_path, logger=True).fit(
             net(), images()
         )

@@ -58,6 +58,9 @@ def save_torch(state, folder):
 def bucket():
     """A folder of a store that is not on this machine's disk."""
     files = fsspec.filesystem("memory")
+    # Other tests of this process have the same memory.
+    if files.exists("/bucket"):
+        files.rm("/bucket", recursive=True)
     yield files
     files.rm("/bucket", recursive=True)
 
