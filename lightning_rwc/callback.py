@@ -136,7 +136,7 @@ class RWCCallback(MeasuringCallback, Callback):
         warn_if_history_stays_behind(trainer)
         # The sanity check may still initialise lazy parameters. `on_train_start` looks again.
         if not any(is_lazy(parameter) for parameter in pl_module.parameters()):
-            self._require_layers(pl_module)
+            self._require_layers(LightningTraining(trainer, pl_module))
 
     @override
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -119,8 +119,9 @@ class AdapterChange(Measure):
     This is :math:`\|\sum_i s_i B_i A_i\|_2 / \|W\|_2` over the active adapters, where :math:`s_i` is the scale of an
     adapter and :math:`W` the weight of the base layer. The norm is Frobenius's, which follows from
     :math:`B^\top B` and :math:`A A^\top`, so that the product itself is never computed. The base layer has the value if
-    it is tracked, otherwise the adapter's matrix that comes first. Other layers have none. It is ``nan`` for DoRA, and
-    for a quantised base.
+    it is tracked, otherwise the adapter's matrix that comes first. If a layer has several such matrices, their squares
+    are added. Other layers have none. It is ``nan`` for DoRA, AdaLoRA, grouped convolutions and a quantised base, and
+    while adapters are merged or disabled.
 
     """
 
@@ -131,33 +132,41 @@ class AdapterChange(Measure):
     def __call__(self, layers: Layers) -> dict[str, Tensor]:
         root = layers.root() if isinstance(layers, FoundLayers) else None
         names = {id(p): layer for layer, parameters in layers.items() for p in parameters.values()}
-        return dict(pair for module in (root.modules() if root else ()) for pair in self._of(module, names))
+        squares: dict[str, Tensor] = {}
+        for module in root.modules() if root is not None else ():
+            for layer, added, size in self._squares(module, names):
+                squares[layer] = torch.stack([added, size]) + squares.get(layer, 0)
+        return {layer: (added / size).sqrt() for layer, (added, size) in squares.items()}
 
     @staticmethod
-    def _of(module: Any, names: Mapping[int, str]) -> Iterator[tuple[str, Tensor]]:
-        """The layer and the value of a module, if it is one that PEFT has wrapped."""
+    def _squares(module: Any, names: Mapping[int, str]) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """The layer of a module that PEFT has wrapped, and the squared norms of what is added and of the base."""
         if not all(hasattr(module, name) for name in ("get_base_layer", "lora_A", "lora_B", "scaling")):
             return
+        base = module.get_base_layer()
+        weight = getattr(base, "weight", None)
         active = [name for name in module.scaling if name in module.active_adapters]
+        # AdaLoRA puts a diagonal matrix between A and B.
+        other = hasattr(module, "lora_E") or any(name in module.lora_magnitude_vector for name in active)
+        apart = module.merged or module.disable_adapters or getattr(base, "groups", 1) > 1
+        if not active or other or apart or weight is None or not is_measurable(weight):
+            return
         pairs = [
             (module.lora_A[name].weight, module.lora_B[name].weight)
             if name in module.lora_A
             else (module.lora_embedding_A[name], module.lora_embedding_B[name])
             for name in active
         ]
-        weight = getattr(module.get_base_layer(), "weight", None)
         tracked = [names[id(p)] for p in (weight, *(p for pair in pairs for p in pair)) if id(p) in names]
-        if not pairs or not tracked or any(name in module.lora_magnitude_vector for name in active):
-            return
-        if weight is None or not is_measurable(weight):
+        if not tracked:
             return
         dtype = sums_dtype(weight.device)
         scales = [module.scaling[name] for name in active]
         left = torch.cat([s * _whole(b).flatten(1).to(dtype) for s, (_, b) in zip(scales, pairs, strict=True)], dim=1)
         right = torch.cat([_whole(a).flatten(1).to(dtype) for a, _ in pairs])
         # Rounding may make a sum of squares that is zero negative.
-        added = ((left.T @ left) * (right @ right.T)).sum().clamp(min=0).sqrt()
-        yield tracked[0], added / _norm(weight, dtype)
+        added = ((left.T @ left) * (right @ right.T)).sum().clamp(min=0)
+        yield tracked[0], added, _norm(weight, dtype) ** 2
 
 
 def _norm(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.nn import Module
 
 from lightning_rwc.announcer import Announcer
 from lightning_rwc.cadence import Cadence
@@ -32,7 +31,6 @@ from lightning_rwc.options import (
 )
 from lightning_rwc.quantity import RWC, ScaleName
 from lightning_rwc.recorder import Recorder
-from lightning_rwc.shards import same_on_all_ranks
 from lightning_rwc.start import hint_if_nothing_learns, require_layers, warn_of_many_units
 from lightning_rwc.tags import Tags, find_shared
 from lightning_rwc.training import Training
@@ -173,8 +171,8 @@ class MeasuringCallback:
         moved = self.relative_to == "initial" or self._cadence.measured_step != global_step
         return self._metric is not None and moved
 
-    def _require_layers(self, module: Module) -> None:
-        require_layers(module, LayerSelection(self.layers, self.group_by), self._unit_selection, self.strip_prefix)
+    def _require_layers(self, training: Training) -> None:
+        require_layers(training, LayerSelection(self.layers, self.group_by), self._unit_selection, self.strip_prefix)
 
     def _start(self, training: Training) -> None:
         """Begin a new history."""
@@ -182,7 +180,7 @@ class MeasuringCallback:
         self._announcer.restart()
         self._cadence.start(training.global_step)
         training.settle()
-        self._require_layers(training.module)
+        self._require_layers(training)
         try:
             self._recorder.metric = RelativeWeightChange(
                 training.module,
@@ -207,7 +205,7 @@ class MeasuringCallback:
                 "`snapshot_device='cpu'`."
             )
         # A measurement needs all ranks.
-        if not same_on_all_ranks(str(self._metric is None)):
+        if not training.agrees(str(self._metric is None)):
             self._recorder.metric = None
         if self._metric is not None:
             warn_of_many_units(UnitColumns(self._metric.tracked(training.module), self._unit_selection))

@@ -8,8 +8,8 @@ from torch.nn import Module
 
 from lightning_rwc.layers import Layers, LayerSelection
 from lightning_rwc.messages import rank_zero_warn
-from lightning_rwc.shards import same_on_all_ranks
 from lightning_rwc.tags import Tags, find_shared
+from lightning_rwc.training import Training
 from lightning_rwc.units import UnitColumns, UnitSelection
 
 # A value and its standard error, of a change and of a rotation, as float64.
@@ -38,7 +38,7 @@ def refuse_shared_tags(prefixes: Sequence[Sequence[str]]) -> None:
         )
 
 
-def require_layers(module: Module, selection: LayerSelection, units: UnitSelection, strip_prefix: str) -> None:
+def require_layers(training: Training, selection: LayerSelection, units: UnitSelection, strip_prefix: str) -> None:
     """Raise if there is nothing to track, or if ranks do not track the same layers. This is a collective.
 
     Raises:
@@ -49,14 +49,14 @@ def require_layers(module: Module, selection: LayerSelection, units: UnitSelecti
     error: Exception | None = None
     answer = ""
     try:
-        layers = selection.require(module)
+        layers = selection.require(training.module)
         units.require(layers)
         _require_tags(layers, strip_prefix)
         answer = repr({layer: [*parameters] for layer, parameters in layers.items()})
     except Exception as raised:
         error = raised
     # A rank that is about to raise must take part too.
-    agreed = same_on_all_ranks(answer)
+    agreed = training.agrees(answer)
     if error is not None:
         raise error
     if not agreed:

@@ -17,6 +17,7 @@ from typing_extensions import override
 from lightning_rwc.findings.facts import Thaw
 from lightning_rwc.layers import Layers
 from lightning_rwc.messages import rank_zero_warn
+from lightning_rwc.shards import same_on_all_ranks
 from lightning_rwc.training import Training, averages_locally, class_names
 
 _UNVERIFIED_STRATEGIES = {"FSDPStrategy", "DeepSpeedStrategy"}
@@ -83,6 +84,11 @@ class LightningTraining(Training):
     @override
     def has_replicas(self) -> bool:
         return has_replicas(self._trainer)
+
+    @override
+    def agrees(self, text: str) -> bool:
+        # Each rank of a process group may have a Trainer of its own.
+        return self._trainer.world_size == 1 or same_on_all_ranks(text)
 
     @override
     def settle(self) -> None:

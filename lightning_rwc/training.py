@@ -52,6 +52,9 @@ class Training(Protocol):
     def has_replicas(self) -> bool:
         """Whether every rank has the same weights at the end of each step."""
 
+    def agrees(self, text: str) -> bool:
+        """Whether ``text`` is the same on every rank that trains together. This is a collective."""
+
     def settle(self) -> None:
         """End collectives that other ranks may have begun. It is called before a collective."""
 

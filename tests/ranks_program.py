@@ -216,6 +216,17 @@ def memory(strategy, folder):
     np.testing.assert_allclose(callback.history.values[:, 0], expected, rtol=1e-6)
 
 
+def alone(strategy, folder):
+    """After the ranks have trained together, one of them trains by itself."""
+    fit(strategy, folder, [RWCCallback()], enable_progress_bar=False)
+    if dist.get_rank() == 0:
+        callback, quiet = RWCCallback(), dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False)
+        trainer = Trainer(accelerator="cpu", devices=1, max_epochs=2, callbacks=[callback], **quiet)
+        trainer.fit(Quiet("alone"), DataLoader(torch.randn(8, 6), batch_size=4))
+        assert (callback.history.values > 0).all()
+        assert callback.history.values.shape == (2, 2)
+
+
 class Sleeps(Callback):
     """Lets rank 0 wait in our collective for rank 1, until somebody presses Ctrl-C."""
 
@@ -238,7 +249,8 @@ def dead_peer(strategy, folder):
 
 
 CASES = {
-    function.__name__: function for function in (bars, exception, after_exception, disagreement, memory, dead_peer)
+    function.__name__: function
+    for function in (bars, exception, after_exception, disagreement, memory, alone, dead_peer)
 }
 
 if __name__ == "__main__":

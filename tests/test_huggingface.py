@@ -2,6 +2,7 @@
 """The callback in the Trainer of transformers, alone, on several processes and with adapters."""
 
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -201,6 +202,24 @@ def test_a_checkpoint_of_another_callback_begins_a_new_history(hf, run, tmp_path
     with pytest.warns(UserWarning, match=r"has no state of RWCTrainerCallback\[prefix='rwc', norm='l2'.* at step 12"):
         trainer.train(resume_from_checkpoint=str(run.folder / "checkpoint-12"))
     assert callback.history.steps == [18]
+
+
+@pytest.mark.parametrize("content", [{"key": "x"}, 3])
+def test_a_state_that_is_none_begins_a_new_history(hf, run, tmp_path, content):
+    checkpoint = shutil.copytree(run.folder / "checkpoint-12", tmp_path / "checkpoint-12")
+    torch.save(content, checkpoint / "lightning_rwc_rwc.pt")
+    callback = hf.RWCTrainerCallback()
+    with pytest.warns(UserWarning, match="has no state of RWCTrainerCallback.*: reading .* failed with"):
+        hf.trainer(callback, folder=tmp_path).train(resume_from_checkpoint=str(checkpoint))
+    assert callback.history.steps == [18]
+
+
+def test_each_trial_of_a_search_has_a_state_of_its_own(hf, tmp_path):
+    trainer = hf.trainer(hf.RWCTrainerCallback(), folder=tmp_path, num_train_epochs=1, save_strategy="epoch")
+    trainer._get_output_dir = lambda trial: str(tmp_path / "run-0")
+    trainer.train()
+    assert [path.parent.name for path in tmp_path.rglob("lightning_rwc_rwc.pt")] == ["checkpoint-6"]
+    assert (tmp_path / "run-0" / "checkpoint-6" / "lightning_rwc_rwc.pt").exists()
 
 
 def test_training_is_the_same_without_the_callback(hf, run, tmp_path):

@@ -385,6 +385,28 @@ def test_what_adapters_add_is_the_norm_of_their_product_over_that_of_the_base():
         assert values[base_name(layer)].item() == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_layer_of_several_adapted_matrices_adds_their_squares():
+    model = adapted()
+    found = AdapterChange()(LayerSelection().find(model))
+    added, sizes = 0.0, 0.0
+    for layer in ("embed", "conv", "fc"):
+        size = np.square(model.get_submodule(base_name(layer)).weight.detach().double().numpy()).sum()
+        added += found[base_name(layer)].item() ** 2 * size
+        sizes += size
+    (value,) = AdapterChange()(LayerSelection(group_by=1).find(model)).values()
+    assert value.item() == pytest.approx(np.sqrt(added / sizes), rel=1e-6)
+
+
+def test_adapters_that_are_merged_or_disabled_have_no_value():
+    model = adapted()
+    model.merge_adapter()
+    assert AdapterChange()(LayerSelection().find(model)) == {}
+    model.unmerge_adapter()
+    with model.disable_adapter():
+        assert AdapterChange()(LayerSelection().find(model)) == {}
+    assert len(AdapterChange()(LayerSelection().find(model))) == 3
+
+
 def test_active_adapters_add_up():
     model = adapted()
     model.add_adapter("other", model.peft_config["default"])

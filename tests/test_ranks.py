@@ -71,7 +71,7 @@ def test_an_exception_on_one_rank_keeps_its_checkpoint(tmp_path):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("case", ["disagreement", "memory"])
+@pytest.mark.parametrize("case", ["disagreement", "memory", "alone"])
 def test_ranks_that_differ(case, tmp_path):
     status, errors = run(case, "ddp", tmp_path)
     assert status == 0, errors[-5000:]

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The callback for transformers: it hooks measurements into its Trainer."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from lightning_rwc.extras import needs
 from lightning_rwc.huggingface.trainer import TransformersTraining, refuse_unverified
 from lightning_rwc.measuring import MeasuringCallback
 from lightning_rwc.messages import rank_zero_warn
-from lightning_rwc.shards import same_on_all_ranks
 from lightning_rwc.start import refuse_shared_tags
 
 with needs("transformers", extra="transformers", what="RWCTrainerCallback"):
@@ -31,6 +29,9 @@ class RWCTrainerCallback(MeasuringCallback, TrainerCallback):
     Values go to what ``report_to`` names, at ``state.global_step``. TensorBoard, Weights & Biases, MLflow and Comet get
     scalars under the callback's own tags, pictures and findings. Other integrations get scalars in the same way as
     the Trainer's metrics, so that most of them put ``train/`` before the tags. There is no ``callback_metrics``.
+
+    Gradients are looked at where an epoch is planned to end. If training stops earlier, some findings need
+    ``every_n_train_steps``. After an exception the last pictures are not drawn, because no hook says so.
 
     ``every_n_train_steps`` counts ``state.global_step``: optimizer steps, however many batches each accumulates. Each
     call of ``trainer.train()`` begins a new history, unless it resumes from a checkpoint. The callback keeps its state
@@ -62,7 +63,7 @@ class RWCTrainerCallback(MeasuringCallback, TrainerCallback):
         others = [one for one in training.callbacks if isinstance(one, RWCTrainerCallback)]
         refuse_shared_tags([one._prefixes for one in others])
         if state.global_step:
-            saved, problem = self._load(training.checkpoint or _folder(args, state), state.global_step)
+            saved, problem = self._load(training, training.checkpoint or training.folder, state.global_step)
             self._resume(training, saved, problem)
         else:
             self._start(training)
@@ -108,7 +109,9 @@ class RWCTrainerCallback(MeasuringCallback, TrainerCallback):
 
     @override
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        path = self._path(_folder(args, state))
+        if self._training is None:
+            return
+        path = self._path(self._training.folder)
         try:
             saved = {"key": self.state_key, **self._state()}
             # All ranks come here, so that those that hold parts of the snapshot can send them.
@@ -147,23 +150,22 @@ class RWCTrainerCallback(MeasuringCallback, TrainerCallback):
     def _path(self, folder: Path) -> Path:
         return folder / f"lightning_rwc_{quote(self.prefix, safe='')}.pt"
 
-    def _load(self, folder: Path, global_step: int) -> tuple[dict[str, Any] | None, str]:
+    def _load(
+        self, training: TransformersTraining, folder: Path, global_step: int
+    ) -> tuple[dict[str, Any] | None, str]:
         """The state in a checkpoint, or None and what is wrong with it."""
-        path, state, problem = self._path(folder), None, ""
+        path, state, problem, answer = self._path(folder), None, "", ""
         try:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            whose, step = found["key"], found["cadence"]["global_step"]
+            if (whose, step) == (self.state_key, global_step):
+                state, answer = found, repr((found["cadence"], found["tracked"]))
+            else:
+                problem = (
+                    f"has no state of {self.state_key} at step {global_step}. {path} has that of {whose} at step {step}"
+                )
         except Exception as error:
             problem = f"has no state of {self.state_key}: reading {path} failed with {type(error).__name__}: {error}"
-        if state is not None and (state.get("key"), state["cadence"]["global_step"]) != (self.state_key, global_step):
-            problem = (
-                f"has no state of {self.state_key} at step {global_step}. {path} has that of {state.get('key')} at "
-                f"step {state['cadence']['global_step']}"
-            )
-            state = None
-        if not same_on_all_ranks(repr(state and (state["cadence"], state["tracked"]))):
+        if not training.agrees(answer):
             state, problem = None, problem or f"has a state of {self.state_key} that not all ranks can read: {path}"
         return state, problem
-
-
-def _folder(args: TrainingArguments, state: TrainerState) -> Path:
-    return Path(os.fspath(args.output_dir or ""), f"checkpoint-{state.global_step}")

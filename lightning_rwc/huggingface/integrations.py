@@ -91,6 +91,18 @@ class CometLogger:
         self.experiment.log_metrics(dict(metrics), step=step)
 
 
+class DVCLiveLogger:
+    """Writes to the log of ``DVCLiveCallback``, whose own hook would count a step for each call."""
+
+    def __init__(self, integration: Any) -> None:
+        self._integration = integration
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
+        """Write scalars."""
+        for tag, value in metrics.items():
+            self._integration.live.log_metric(tag, value)
+
+
 class _Other:
     """Gives scalars to any other integration, as the Trainer gives it its metrics."""
 
@@ -126,6 +138,8 @@ def loggers_of(callbacks: Sequence[Any], args: Any, state: Any, control: Any, mo
             found.append(MLFlowLogger())
         elif "CometCallback" in names:
             found.append(CometLogger())
+        elif "DVCLiveCallback" in names:
+            found.append(DVCLiveLogger(callback))
         elif isinstance(callback, known):
             # Under the integration's own name, so that `register_picture_writer` takes it.
             found.append(type(type(callback).__name__, (_Other,), {})(callback, args, state, control, model=model))

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from typing_extensions import override
 
 from lightning_rwc.huggingface.integrations import loggers_of
-from lightning_rwc.shards import ranks
+from lightning_rwc.shards import ranks, same_on_all_ranks
 from lightning_rwc.training import Training, averages_locally, class_names
 
 
@@ -34,6 +34,7 @@ class TransformersTraining(Training):
         self.checkpoint: Path | None = None
         """The folder from which it resumes, if it is known."""
         self._trainer: Any = None
+        self._trial: Any = None
         self._look_at_callers()
         self._loggers = loggers_of(self.callbacks, args, state, control, model) if self.is_global_zero else []
 
@@ -48,9 +49,18 @@ class TransformersTraining(Training):
                 self.callbacks = owner.callbacks  # type: ignore[union-attr]
             if "Trainer" in names and self._trainer in (None, owner):
                 self._trainer = owner
+                self._trial = frame.f_locals.get("trial") if self._trial is None else self._trial
                 if isinstance(path, str | Path) and self.checkpoint is None:
                     self.checkpoint = Path(path)
             frame = frame.f_back
+
+    @property
+    def folder(self) -> Path:
+        """The folder of a checkpoint that is saved now."""
+        # Each trial of a search for hyperparameters has a folder of its own, which has no public name.
+        of_trial = getattr(self._trainer, "_get_output_dir", None)
+        folder = self._args.output_dir if of_trial is None else of_trial(self._trial)
+        return Path(folder or "", f"checkpoint-{self._state.global_step}")
 
     @property
     @override
@@ -105,7 +115,14 @@ class TransformersTraining(Training):
     @override
     def has_replicas(self) -> bool:
         wrapped = getattr(self._trainer, "model_wrapped", None)
+        # accelerate compiles what DDP has wrapped.
+        wrapped = getattr(wrapped, "_orig_mod", wrapped)
         return ranks() > 1 and isinstance(wrapped, DistributedDataParallel) and not averages_locally(wrapped)
+
+    @override
+    def agrees(self, text: str) -> bool:
+        # As for Lightning: the processes of a group may train apart.
+        return bool(self._args.world_size == 1) or same_on_all_ranks(text)
 
     @override
     def settle(self) -> None:
