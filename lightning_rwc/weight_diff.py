@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lightning_rwc.adapters import Adapter, Factors, adapter_at, has_factors, is_adapter
+from lightning_rwc.bits import flat, same_bits
 from lightning_rwc.checkpoints import not_measurable
 from lightning_rwc.diff_result import LayerDiff, WeightDiff
 from lightning_rwc.functional import Sums, change_ratio, common_dtype, is_measurable
@@ -162,7 +163,7 @@ class _Comparison:
             else:
                 sums, rounded = _sums(p, c)
                 may_be = not Sums(*sums).moved or not sums.isfinite().all()
-                identical, dtypes = may_be and _same_bits(p, c), (p.dtype, c.dtype)
+                identical, dtypes = may_be and same_bits(p, c), (p.dtype, c.dtype)
         except (MemoryError, OSError):
             raise
         except Exception as error:
@@ -174,7 +175,7 @@ class _Comparison:
 
     def _same(self, layer: str, old: str, new: str) -> bool | None:
         try:
-            return _same_bits(self._before.read(old), self._after.read(new))
+            return same_bits(self._before.read(old), self._after.read(new))
         except (MemoryError, OSError):
             raise
         except Exception as error:
@@ -230,14 +231,10 @@ def _read(file: WeightFile, name: str) -> Tensor:
     tensor = file.read(name)
     if tensor.is_quantized:
         return tensor  # Its bytes have no other view.
-    flat = _flat(tensor)
+    row = flat(tensor)
     # A file that is mapped into memory is read only where a page is touched.
-    flat.view(torch.uint8)[::_PAGE].sum()
-    return flat
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).contiguous()
+    row.view(torch.uint8)[::_PAGE].sum()
+    return row
 
 
 def _sums(previous: Tensor, current: Tensor) -> tuple[Tensor, int]:
@@ -253,24 +250,6 @@ def _sums(previous: Tensor, current: Tensor) -> tuple[Tensor, int]:
         rounded += int((cast.to(both) != p.to(both)).sum())
         total += prepare_sums([cast], [c])("l1", False)
     return total, rounded
-
-
-def _same_bits(previous: Tensor, current: Tensor) -> bool:
-    if previous.dtype != current.dtype or previous.shape != current.shape:
-        return False
-    if previous.is_quantized:
-        scales = _scales(previous), _scales(current)
-        return _same_bits(previous.int_repr(), current.int_repr()) and scales[0] == scales[1]
-    return torch.equal(_flat(previous).view(torch.uint8), _flat(current).view(torch.uint8))
-
-
-def _scales(tensor: Tensor) -> tuple[object, ...]:
-    """What the integers of a quantised tensor mean."""
-    scheme = tensor.qscheme()
-    if scheme in (torch.per_tensor_affine, torch.per_tensor_symmetric):
-        return scheme, tensor.q_scale(), tensor.q_zero_point()
-    channels = tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()
-    return scheme, tensor.q_per_channel_axis(), *(values.tolist() for values in channels)
 
 
 def _floats(tensor: Tensor) -> bool:

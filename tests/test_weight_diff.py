@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What changed from one saved model to another."""
 
+import io
 import json
 import math
-import os
-import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from lightning_rwc import weight_diff
+from lightning_rwc.__main__ import main
 from lightning_rwc.cli import app
 from lightning_rwc.diff_words import statements
 from lightning_rwc.terminal_diff import profile
@@ -508,13 +508,15 @@ def test_a_layer_that_is_not_finite_does_not_hide_those_next_to_it(tmp_path):
     assert [position for position, bar in enumerate(bars) if bar == "?"] == [1]
 
 
-def test_any_encoding_of_the_terminal_will_do(tmp_path):
+def test_any_encoding_of_the_terminal_will_do(tmp_path, monkeypatch):
     paths = two(tmp_path, state(0), state(1))
-    command = [sys.executable, "-m", "lightning_rwc", "diff", *map(str, paths), "--strip-prefix", "fc"]
-    environment = os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(Path(__file__).parent.parent)}
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    assert b"elements in" in done.stdout
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["lightning-rwc", "diff", *map(str, paths)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    out.flush()
+    assert b"elements in 2 layers moved" in out.buffer.getvalue()
 
 
 CHGNET = next((Path(place) for place in (getattr(find_spec("chgnet"), "submodule_search_locations", None) or ())), None)
