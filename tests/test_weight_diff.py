@@ -417,6 +417,18 @@ def test_adapters_of_any_kind_are_compared_with_each_other(tmp_path):
     assert [one.l1 for one in diff_checkpoints(first, second).layers] == [2]
 
 
+def test_what_an_adapter_has_beside_its_product_is_told_or_refused(tmp_path):
+    torch.save({"q.weight": torch.ones(4, 4)}, tmp_path / "base.pt")
+    tensors = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2), "q.lora_B.bias": torch.ones(4)}
+    folder = save_adapter(tmp_path / "adapter", tensors, init_lora_weights="lora_ga")
+    diff = diff_checkpoints(tmp_path / "base.pt", folder)
+    assert [one.l1 for one in diff.layers] == [2 * 3]
+    assert "initialised by lora_ga, which changes the base too" in " ".join(diff.notes)
+    save_adapter(folder, tensors | {"q.lora_diag.weight": torch.ones(2)})
+    with pytest.raises(ValueError, match="an adapter with 'lora_diag', which does more than add a product"):
+        diff_checkpoints(tmp_path / "base.pt", folder)
+
+
 def test_quantised_tensors_are_compared_with_their_scales(tmp_path):
     def quantised(*scales):
         if len(scales) == 1:
