@@ -6,8 +6,7 @@ import math
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from os import PathLike
-from pathlib import Path
+from os import PathLike, fspath
 from typing import Any, NamedTuple
 
 import torch
@@ -15,15 +14,19 @@ from torch import Tensor
 from typing_extensions import override
 
 from lightning_rwc.functional import Sums
+from lightning_rwc.places import Place, place_at
 from lightning_rwc.weight_files import WeightFile
-from lightning_rwc.weight_folders import find_weight_files
+from lightning_rwc.weight_folders import weight_file_at
 
 _CONFIG = "adapter_config.json"
 _FILES = ("adapter_model.safetensors", "adapter_model.bin")
 # Older versions of PEFT keep the name of the adapter behind `lora_A`.
 _FACTOR = re.compile(r"(?P<module>.*)\.lora_(embedding_)?(?P<which>[AB])(\.(?!bias$)\w+)?")
 # Initialisations that take what the factors hold out of the base model.
-_CHANGES_BASE = ("pissa", "olora", "corda", "loftq")
+_CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
+# What variants of LoRA store next to the factors, such as a magnitude or a diagonal, does more than add a product.
+_MORE = re.compile(r".*\.(?P<what>lora_(?!(embedding_)?[AB](\.|$))\w+).*")
+_REMEDY = "Merge the adapter into its base model (`merge_and_unload()`), save that, and give its folder as TUNED."
 _BLOCK = 2**18  # elements
 
 
@@ -70,13 +73,13 @@ class Adapter(WeightFile):
 
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Place) -> None:
         super().__init__(folder)
         self._config = _config(folder / _CONFIG)
         path = next((folder / name for name in _FILES if (folder / name).is_file()), None)
         if path is None:
             raise FileNotFoundError(f"{folder} has {_CONFIG} but no {' or '.join(_FILES)}. Save the adapter again.")
-        (self._file,) = find_weight_files(path)
+        self._file = weight_file_at(path)
         self.keeps_order = self._file.keeps_order
 
     @property
@@ -105,12 +108,16 @@ class Adapter(WeightFile):
     @override
     def parameters(self) -> Mapping[str, Tensor]:
         stored = self._file.parameters
+        if more := next((match["what"] for match in map(_MORE.fullmatch, stored) if match), None):
+            raise ValueError(f"{self} is an adapter with {more!r}, which does more than add a product. {_REMEDY}")
         taken = {name for pair in self._factors.values() for name in pair}
         products = {
             name: torch.empty(stored[second].shape[0], *stored[first].shape[1:], device="meta")
             for name, (first, second) in self._factors.items()
         }
-        return products | {name: tensor for name, tensor in stored.items() if name not in taken}
+        # PEFT also stores the frozen weights of embeddings to which a product is added.
+        frozen = {name for name in stored if name.replace(".base_layer.", ".") in products}
+        return products | {name: tensor for name, tensor in stored.items() if name not in taken | frozen}
 
     @override
     def read(self, name: str) -> Tensor:
@@ -153,9 +160,13 @@ class Adapter(WeightFile):
 
 def adapter_at(path: str | PathLike[str]) -> Adapter | None:
     """Return the adapter that is at ``path``, a folder or the file of weights in it, or None if there is none."""
-    place = Path(path)
-    folder = place.parent if place.name in _FILES else place
-    return Adapter(folder) if (folder / _CONFIG).is_file() else None
+    folder = _folder(path)
+    return Adapter(folder) if folder else None
+
+
+def is_adapter(path: str | PathLike[str]) -> bool:
+    """Whether an adapter of any kind is at ``path``, a folder or the file of weights in it."""
+    return _folder(path) is not None
 
 
 def has_factors(names: Mapping[str, Any]) -> bool:
@@ -163,15 +174,23 @@ def has_factors(names: Mapping[str, Any]) -> bool:
     return any(_FACTOR.fullmatch(name.removesuffix(".weight")) for name in names)
 
 
-def _config(path: Path) -> dict[str, Any]:
+def _folder(path: str | PathLike[str]) -> Place | None:
+    place = place_at(fspath(path))
+    folder = place.parent if place.name in _FILES else place if place.is_dir() else None
+    return folder if folder and (folder / _CONFIG).is_file() else None
+
+
+def _config(path: Place) -> dict[str, Any]:
     try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        config: dict[str, Any] = json.loads(path.read_bytes())
         kind, _ = config["peft_type"], float(config.get("lora_alpha", 0))
     except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"{path} is broken, or is no configuration of an adapter: {error!r}") from error
-    wanted = "Merge the adapter into its base model (`merge_and_unload()`), save that, and give its folder as TUNED."
     if kind != "LORA":
-        raise ValueError(f"{path.parent} is an adapter of the kind {kind}, but only LORA can be measured. {wanted}")
-    if config.get("use_dora"):
-        raise ValueError(f"{path.parent} is an adapter with DoRA, which does more than add a product. {wanted}")
+        raise ValueError(f"{path.parent} is an adapter of the kind {kind}, but only LORA can be measured. {_REMEDY}")
+    for key, variant in (("use_dora", "DoRA"), ("kasa_config", "KaSA")):
+        if config.get(key):
+            raise ValueError(
+                f"{path.parent} is an adapter with {variant}, which does more than add a product. {_REMEDY}"
+            )
     return config

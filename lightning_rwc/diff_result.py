@@ -60,11 +60,14 @@ class WeightDiff(NamedTuple):
     """Other tensors that differ. They are compared only if all of :attr:`layers` are bit-identical."""
     notes: list[str]
     """How names were matched, and what else must be known to read the numbers."""
+    unsure: list[str]
+    """Tensors without which the two cannot be called identical: floating-point ones that only one of them has, and
+    those that cannot be compared."""
 
     @property
     def identical(self) -> bool:
-        """Whether all tensors that both have are the same, bit for bit."""
-        return all(one.identical for one in self.layers) and not (self.others or self.reshaped)
+        """Whether all tensors are the same, bit for bit. Integers that only one of the two has do not count."""
+        return all(one.identical for one in self.layers) and not (self.others or self.reshaped or self.unsure)
 
     def to_frame(self) -> "pd.DataFrame":
         """A data frame with the columns ``layer``, ``l1``, ``l2``, ``rotation``, ``radial`` and ``moved``.

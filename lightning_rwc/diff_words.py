@@ -29,26 +29,32 @@ def percent(share: float) -> str:
 
 
 def _moved(diff: WeightDiff) -> Iterator[str]:
+    finite, lost = _by_finite(diff.layers)
     count = _count(len(diff.layers), "layer")
     without = " that both have" if diff.only_base or diff.only_tuned else ""
     if diff.identical:
         yield f"BASE and TUNED are bit-identical: {_count(diff.pairs, 'tensor')}{without}, and no bit differs."
         return
     if all(one.identical for one in diff.layers):
-        yield f"No layer moved: {count} are bit-identical."
+        yield f"No layer moved: {count} {_are(diff.layers)} bit-identical."
         if diff.others:
             yield f"Other tensors differ: {_listing(diff.others)}. `--all` measures them too."
         return
     total = diff.total
-    yield (
-        f"{percent(total.moved)} of {total.elements:,} elements in {count} moved. Measured as one layer, all layers "
-        f"have an l1 of {total.l1:.3g} and a rotation of {total.rotation:.3g}."
-    )
+    if finite:
+        yield (
+            f"{percent(total.moved)} of {total.elements:,} elements in {_count(len(finite), 'layer')} moved. Measured "
+            f"as one layer, {'these' if lost else 'all layers'} have an l1 of {total.l1:.3g} and a rotation of "
+            f"{total.rotation:.3g}."
+        )
     if still := [one.layer for one in diff.layers if one.moved == 0]:
         kind = "bit-identical" if all(one.identical for one in diff.layers if one.moved == 0) else "equal"
         yield f"{_count(len(still), 'layer')} did not move and {_are(still)} {kind}: {_listing(still)}."
-    if lost := [one.layer for one in diff.layers if math.isnan(one.l1)]:
-        yield f"{_count(len(lost), 'layer')} {_are(lost)} not finite in BASE or TUNED: {_listing(lost)}."
+    if lost:
+        casts = dict.fromkeys(one.dtypes[1] for one in lost if one.dtypes[0] != one.dtypes[1])
+        cast = f", or after the cast to {', '.join(casts)}" if casts else ""
+        names = _listing(one.layer for one in lost)
+        yield f"{_count(len(lost), 'layer')} {_are(lost)} not finite in BASE or TUNED{cast}: {names}."
 
 
 def _dtypes(diff: WeightDiff) -> Iterator[str]:
@@ -60,12 +66,23 @@ def _dtypes(diff: WeightDiff) -> Iterator[str]:
             continue
         elements = sum(one.elements for one in layers) or 1
         rounded = sum(one.rounded * one.elements for one in layers) / elements
-        moved = sum(one.moved * one.elements for one in layers) / elements
-        rest = f"and {percent(moved)} differ after it" if moved else "and nothing differs after it: nothing was trained"
+        finite, lost = _by_finite(layers)
+        moved = sum(one.moved * one.elements for one in finite) / (sum(one.elements for one in finite) or 1)
+        rest = f", and {percent(moved)} differ after it" if moved else ", and nothing differs after it"
+        if lost:
+            rest = f"{rest} where all are finite" if finite else ""
+        elif not moved:
+            rest += ": nothing was trained"
         yield (
             f"{_count(len(layers), 'layer')} {_are(layers)} {before} in BASE and {after} in TUNED. The cast to {after} "
-            f"alone changes {percent(rounded)} of the elements, {rest}. All numbers are those after the cast."
+            f"alone changes {percent(rounded)} of the elements{rest}. All numbers are those after the cast."
         )
+
+
+def _by_finite(layers: Iterable[LayerDiff]) -> tuple[list[LayerDiff], list[LayerDiff]]:
+    """The layers that are finite, and the others."""
+    layers = [*layers]
+    return [one for one in layers if not math.isnan(one.l1)], [one for one in layers if math.isnan(one.l1)]
 
 
 def _not_measured(diff: WeightDiff) -> Iterator[str]:

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, Tenso
 from typing_extensions import override
 
 from lightning_rwc.natural import natural_key
-from lightning_rwc.places import Place, read_range, size
+from lightning_rwc.places import Place, RemotePath, read_range, size
 from lightning_rwc.weight_files import WeightFile, load, require_some, state_dict_in, time_in
 
 _METADATA = ".metadata"
@@ -119,6 +119,14 @@ class DistributedFile(WeightFile):
                 raise ValueError(f"{self} is broken: its index does not say where its pieces are.")
             pieces.append((part, where))
         return pieces
+
+    @override
+    def close(self) -> None:
+        kept = {name: self.__dict__[name] for name in ("_index",) if name in self.__dict__}
+        super().close()
+        if isinstance(self.path, RemotePath):
+            # It would have to be downloaded again.
+            self.__dict__.update(kept)
 
     @override
     def read(self, name: str) -> Tensor:

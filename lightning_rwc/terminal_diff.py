@@ -35,7 +35,8 @@ def print_diff(diff: WeightDiff, console: Console) -> None:
 def profile(diff: WeightDiff) -> str:
     """The l1 of the layers, from the first to the last, as a line of bars. Where there are many, medians of a few."""
     values = np.array([one.l1 for one in diff.layers])
-    bars = np.array([np.median(part) for part in np.array_split(values, min(len(values), _PROFILE))])
+    parts = np.array_split(values, min(len(values), _PROFILE))
+    bars = np.array([np.nan if np.isnan(part).all() else np.nanmedian(part) for part in parts])
     drawn = bars[np.isfinite(bars) & (bars > 0)]
     low, high = (float(drawn.min()), float(drawn.max())) if drawn.size else (1.0, 1.0)
     each = "" if len(bars) == len(values) else f", medians of about {len(values) / len(bars):.1f} layers"

@@ -11,7 +11,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from lightning_rwc.adapters import Adapter, Factors, adapter_at, has_factors
+from lightning_rwc.adapters import Adapter, Factors, adapter_at, has_factors, is_adapter
+from lightning_rwc.bits import flat, same_bits
 from lightning_rwc.checkpoints import not_measurable
 from lightning_rwc.diff_result import LayerDiff, WeightDiff
 from lightning_rwc.functional import Sums, change_ratio, common_dtype, is_measurable
@@ -20,12 +21,14 @@ from lightning_rwc.movement import moved_share, radial, rotation
 from lightning_rwc.sums import prepare_sums
 from lightning_rwc.weight_files import WeightFile
 from lightning_rwc.weight_folders import find_weight_files
-from lightning_rwc.weight_names import match_names, prefix_hint
+from lightning_rwc.weight_names import match_tied, prefix_hint
 
 # Bytes that are read ahead while others are summed, and elements that are cast at a time.
 _AHEAD = 2**27
 _CAST = 2**22
 _PAGE = 4096
+# The names of the scales of quantised weights.
+_SCALES = (".weight_scale", ".weight_scale_inv")
 
 # The name of a layer, and those of its parameter in BASE and in TUNED.
 _Work: TypeAlias = tuple[str, str, str]
@@ -64,7 +67,7 @@ def diff_checkpoints(
         ModuleNotFoundError: if a file needs the package safetensors and it is missing.
 
     """
-    adapter = None if adapter_at(base) else adapter_at(tuned)
+    adapter = None if is_adapter(base) else adapter_at(tuned)
     before, after = _one("base", base), adapter or _one("tuned", tuned)
     try:
         return _Comparison(before, after, adapter, LayerSelection(layers)).run(strip_prefix, rename)
@@ -83,7 +86,7 @@ class _Comparison:
     def run(self, strip_prefix: str | Sequence[str], rename: Mapping[str, str] | None) -> WeightDiff:
         earlier, later = self._before.parameters, self._after.parameters
         added = self._adapter.added if self._adapter else set()
-        names = match_names(earlier, later, strip_prefix=strip_prefix, rename=rename)
+        names = match_tied(self._before, self._after, strip_prefix=strip_prefix, rename=rename)
         if not names.pairs:
             raise ValueError(self._nothing_common(earlier, later))
         raw = {shown: (old, new) for shown, old, new in names.pairs}
@@ -95,7 +98,8 @@ class _Comparison:
             for shown, (old, new) in raw.items()
             if new not in added and earlier[old].shape != later[new].shape
         }
-        tensors = {shown: earlier[old] for shown, (old, _) in raw.items()}
+        # A tied tensor may be there twice, and must be two objects then.
+        tensors = {shown: earlier[old].detach() for shown, (old, _) in raw.items()}
         self._left_out = not_measurable(tensors, self._selection)
         chosen = self._chosen(tensors)
         work = [(layer, *raw[shown]) for layer, shown in chosen.items() if shown not in reshaped]
@@ -105,12 +109,19 @@ class _Comparison:
         layers = [layer for layer, _ in measured]
         seen = {*reshaped, *(chosen[layer.layer] for layer in layers)}
         alike = all(layer.identical for layer in layers)
-        others = [shown for shown in raw if alike and shown not in seen and not self._same(*raw[shown])]
+        layer_of = {shown: layer for layer, shown in chosen.items()}
+        rest = [shown for shown in raw if alike and shown not in seen]
+        same = {shown: self._same(layer_of.get(shown, shown), *raw[shown]) for shown in rest}
+        others = [shown for shown, found in same.items() if found is False]
         notes = [*names.rules, *self._notes(raw, later)]
         total = _total([(layer, sums) for layer, sums in measured if not math.isnan(layer.l1)])
         lists = (names.only_base if not self._adapter else []), names.only_tuned
+        alone = [
+            name for names, held in zip(lists, (earlier, later), strict=True) for name in names if _floats(held[name])
+        ]
+        unsure = [*alone, *(shown for shown, found in same.items() if found is None)]
         sides = str(self._before), str(self._after)
-        return WeightDiff(*sides, layers, total, len(raw), *lists, reshaped, self._left_out, others, notes)
+        return WeightDiff(*sides, layers, total, len(raw), *lists, reshaped, self._left_out, others, notes, unsure)
 
     def _chosen(self, tensors: Mapping[str, Tensor]) -> dict[str, str]:
         """Map names of layers to names of parameters."""
@@ -152,7 +163,7 @@ class _Comparison:
             else:
                 sums, rounded = _sums(p, c)
                 may_be = not Sums(*sums).moved or not sums.isfinite().all()
-                identical, dtypes = may_be and _same_bits(p, c), (p.dtype, c.dtype)
+                identical, dtypes = may_be and same_bits(p, c), (p.dtype, c.dtype)
         except (MemoryError, OSError):
             raise
         except Exception as error:
@@ -162,16 +173,22 @@ class _Comparison:
         shape = tuple(self._before.parameters[name].shape)
         return _layer_diff(layer, sums, p.numel(), shape, _names_of(dtypes), rounded, identical), sums
 
-    def _same(self, old: str, new: str) -> bool:
+    def _same(self, layer: str, old: str, new: str) -> bool | None:
         try:
-            return _same_bits(_flat(self._before.read(old)), _flat(self._after.read(new)))
+            return same_bits(self._before.read(old), self._after.read(new))
         except (MemoryError, OSError):
             raise
-        except Exception:
+        except Exception as error:
             # As above.
-            return False
+            self._left_out.setdefault(layer, str(error))
+            return None
 
     def _notes(self, raw: Mapping[str, tuple[str, str]], later: Mapping[str, Tensor]) -> Iterator[str]:
+        if any(name.endswith(_SCALES) for name in (*self._before.parameters, *later)):
+            yield (
+                "Some weights are quantised, with their scales next to them (`weight_scale`). Scales are not applied "
+                "here, so that l1, l2 and radial of these layers mean nothing. Compare models that are not quantised."
+            )
         if self._adapter:
             count = sum(new in self._adapter.added for _, new in raw.values())
             yield (
@@ -211,14 +228,13 @@ def _one(argument: str, path: str | PathLike[str]) -> WeightFile:
 
 
 def _read(file: WeightFile, name: str) -> Tensor:
-    flat = _flat(file.read(name))
+    tensor = file.read(name)
+    if tensor.is_quantized:
+        return tensor  # Its bytes have no other view.
+    row = flat(tensor)
     # A file that is mapped into memory is read only where a page is touched.
-    flat.view(torch.uint8)[::_PAGE].sum()
-    return flat
-
-
-def _flat(tensor: Tensor) -> Tensor:
-    return tensor.detach().reshape(-1).contiguous()
+    row.view(torch.uint8)[::_PAGE].sum()
+    return row
 
 
 def _sums(previous: Tensor, current: Tensor) -> tuple[Tensor, int]:
@@ -236,9 +252,8 @@ def _sums(previous: Tensor, current: Tensor) -> tuple[Tensor, int]:
     return total, rounded
 
 
-def _same_bits(previous: Tensor, current: Tensor) -> bool:
-    same_kind = previous.dtype == current.dtype and previous.shape == current.shape
-    return same_kind and torch.equal(previous.view(torch.uint8), current.view(torch.uint8))
+def _floats(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex() or tensor.is_quantized
 
 
 def _layer_diff(  # noqa: PLR0917

@@ -42,6 +42,11 @@ class WeightFile(ABC):
     def parameters(self) -> Mapping[str, Tensor]:
         """Names and shapes. The tensors are on the meta device, or are mapped into memory and not read yet."""
 
+    @property
+    def aliases(self) -> Mapping[str, str]:
+        """Map further names of tied tensors to their names in :attr:`parameters`."""
+        return {}
+
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """Read one tensor."""
@@ -82,6 +87,11 @@ class WeightParts(WeightFile):
     def parameters(self) -> Mapping[str, Tensor]:
         return {name: part.parameters[inner] for name, (part, inner) in self._sources.items()}
 
+    @property
+    @override
+    def aliases(self) -> Mapping[str, str]:
+        return {f"{prefix}{a}": f"{prefix}{name}" for prefix, part in self._parts for a, name in part.aliases.items()}
+
     @override
     def read(self, name: str) -> Tensor:
         part, inner = self._sources[name]
@@ -107,15 +117,22 @@ class TorchFile(WeightFile):
         return time_in(self._content)
 
     @cached_property
+    def _names(self) -> dict[str, str]:
+        """Map all names to the first names of the same tensors."""
+        tensors = {name: tensor for name, tensor in state_dict_in(self._content).items() if isinstance(tensor, Tensor)}
+        first: dict[object, str] = {}
+        return {name: first.setdefault(_identity(tensor), name) for name, tensor in tensors.items()}
+
+    @cached_property
     @override
     def parameters(self) -> Mapping[str, Tensor]:
-        tensors: dict[str, Tensor] = {}
-        seen = set()
-        for name, tensor in state_dict_in(self._content).items():
-            if isinstance(tensor, Tensor) and (identity := _identity(tensor)) not in seen:
-                tensors[name] = tensor
-                seen.add(identity)
-        return require_some(tensors, self)
+        state = state_dict_in(self._content)
+        return require_some({name: state[name] for name in dict.fromkeys(self._names.values())}, self)
+
+    @property
+    @override
+    def aliases(self) -> Mapping[str, str]:
+        return {name: first for name, first in self._names.items() if name != first}
 
     @override
     def read(self, name: str) -> Tensor:

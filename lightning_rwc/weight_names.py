@@ -6,6 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
+from lightning_rwc.weight_files import WeightFile
+
 # torch.compile, FSDP, activation checkpointing and PEFT put these components anywhere into a name.
 _ANYWHERE = {"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "base_layer"}
 # PEFT, DDP, and the attribute that most modules have for the model that they train put these before a name.
@@ -87,6 +89,30 @@ def match_names(
     )
 
 
+def match_tied(
+    base: WeightFile,
+    tuned: WeightFile,
+    *,
+    strip_prefix: str | Sequence[str] = (),
+    rename: Mapping[str, str] | None = None,
+) -> Matching:
+    """Like :func:`match_names`, but a tied tensor, which a file stores once, is found under each of its names."""
+    sides = base.aliases, tuned.aliases
+    every = (_with_aliases(file.parameters, aliases) for file, aliases in zip((base, tuned), sides, strict=True))
+    found = match_names(*every, strip_prefix=strip_prefix, rename=rename)
+    pairs: dict[tuple[str, str], str] = {}
+    for shown, old, new in found.pairs:
+        # What is tied in both is one pair.
+        pairs.setdefault((sides[0].get(old, old), sides[1].get(new, new)), shown)
+    stored = (
+        dict.fromkeys(aliases.get(name, name) for name in only)
+        for aliases, only in zip(sides, (found.only_base, found.only_tuned), strict=True)
+    )
+    taken = {old for old, _ in pairs}, {new for _, new in pairs}
+    only_base, only_tuned = ([name for name in names if name not in taken[side]] for side, names in enumerate(stored))
+    return Matching([(shown, *pair) for pair, shown in pairs.items()], only_base, only_tuned, found.rules)
+
+
 def prefix_hint(base: Iterable[str], tuned: Sequence[str]) -> str | None:
     """The prefix that most names of one model have before a name of the other.
 
@@ -102,6 +128,17 @@ def prefix_hint(base: Iterable[str], tuned: Sequence[str]) -> str | None:
             parts = name.split(".")
             found.update(".".join(parts[:end]) for end in range(1, len(parts)) if ".".join(parts[end:]) in known)
     return found.most_common(1)[0][0] if found else None
+
+
+def _with_aliases(names: Iterable[str], aliases: Iterable[str]) -> list[str]:
+    """The names, and those aliases that differ from them by more than wrapping."""
+    every = [*names]
+    known = {_bare(name)[0] for name in every}
+    for alias in aliases:
+        if (bare := _bare(alias)[0]) not in known:
+            known.add(bare)
+            every.append(alias)
+    return every
 
 
 def _strip(short: Mapping[str, dict[str, str]], prefix: str) -> list[str]:

@@ -19,6 +19,8 @@ from typer.testing import CliRunner
 
 from lightning_rwc.checkpoints import history_of_checkpoints
 from lightning_rwc.cli import app
+from lightning_rwc.weight_diff import diff_checkpoints
+from lightning_rwc.weight_folders import find_weight_files
 from tests.helpers import expected_table
 
 LAYERS = ["fc9", "fc10"]
@@ -93,6 +95,28 @@ def test_precisions(dtype, bucket, tmp_path):
     history = history_of_checkpoints("memory://bucket/run")
     by_hand = [{name: tensor.double() for name, tensor in state.items()} for state in series]
     np.testing.assert_allclose(history.values, expected_table(by_hand, layers=LAYERS), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["", "/adapter_model.safetensors"])
+def test_an_adapter_in_a_store_is_measured_as_what_it_adds(name, bucket, tmp_path):
+    weight, a, b = (torch.full(shape, value) for shape, value in (((3, 4), 2.0), ((1, 4), 1.0), ((3, 1), 3.0)))
+    (tmp_path / "adapter").mkdir()
+    torch.save({"q.weight": weight}, tmp_path / "base.pt")
+    save_file({"q.lora_A.weight": a, "q.lora_B.weight": b}, tmp_path / "adapter" / "adapter_model.safetensors")
+    (tmp_path / "adapter" / "adapter_config.json").write_text('{"peft_type": "LORA", "lora_alpha": 2}')
+    bucket.put(str(tmp_path), "/bucket", recursive=True)
+    diff = diff_checkpoints("memory://bucket/base.pt", f"memory://bucket/adapter{name}")
+    assert [(one.layer, one.l1) for one in diff.layers] == [("q", 2 * 1 * 3 / 2)]
+
+
+def test_an_index_in_a_store_is_downloaded_once(bucket, tmp_path, monkeypatch):
+    save_distributed(states(1)[0], tmp_path / "saved")
+    bucket.put(str(tmp_path / "saved"), "/bucket/saved", recursive=True)
+    (file,) = find_weight_files("memory://bucket/saved")
+    names = [*file.parameters]
+    file.close()
+    monkeypatch.delitem(bucket.store, "/bucket/saved/.metadata")
+    assert [*file.parameters] == names
 
 
 class Ranges(SimpleHTTPRequestHandler):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What changed from one saved model to another."""
 
+import io
 import json
 import math
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,8 +17,10 @@ from torch import nn
 from typer.testing import CliRunner
 
 from lightning_rwc import weight_diff
+from lightning_rwc.__main__ import main
 from lightning_rwc.cli import app
 from lightning_rwc.diff_words import statements
+from lightning_rwc.terminal_diff import profile
 from lightning_rwc.weight_diff import diff_checkpoints
 from tests.oracle import MOVES, numpy_moves, numpy_rwc, wide
 
@@ -296,6 +300,7 @@ def test_an_untrained_adapter_adds_nothing(tmp_path):
     [
         ({"peft_type": "LOHA"}, "is an adapter of the kind LOHA, but only LORA can be measured. Merge"),
         ({"use_dora": True}, "DoRA, which does more than add a product. Merge"),
+        ({"kasa_config": {"beta": 0.1}}, "KaSA, which does more than add a product. Merge"),
         ({"peft_type": None, "lora_alpha": "x"}, "is broken, or is no configuration"),
     ],
 )
@@ -390,6 +395,140 @@ def test_the_command_names_what_is_wrong(options, message, tmp_path):
     result = CliRunner().invoke(app, ["diff", *map(str, two(tmp_path, state(0), state(1))), *options])
     assert result.exit_code == 2
     assert message in result.output
+
+
+def test_frozen_weights_next_to_the_factors_are_not_those_of_tuned(tmp_path):
+    # With these names in `target_modules`, PEFT saves the frozen embeddings too.
+    generator = torch.Generator().manual_seed(0)
+    base, a, b = (torch.randn(shape, generator=generator) for shape in ((6, 4), (2, 4), (6, 2)))
+    torch.save({"model.lm_head.weight": base}, tmp_path / "base.pt")
+    tensors = {"model.lm_head.lora_A.weight": a, "model.lm_head.lora_B.weight": b}
+    folder = save_adapter(tmp_path / "adapter", tensors | {"model.lm_head.base_layer.weight": base})
+    diff = diff_checkpoints(tmp_path / "base.pt", folder)
+    (layer,) = diff.layers
+    check(layer, base, base.double() + 3 * b.double() @ a.double())
+    assert diff.only_tuned == []
+
+
+def test_adapters_of_any_kind_are_compared_with_each_other(tmp_path):
+    tensors = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_magnitude_vector": torch.ones(4)}
+    first = save_adapter(tmp_path / "first", tensors, use_dora=True)
+    second = save_adapter(tmp_path / "second", tensors | {"q.lora_A.weight": 3 * torch.ones(2, 4)}, use_dora=True)
+    assert [one.l1 for one in diff_checkpoints(first, second).layers] == [2]
+
+
+def test_what_an_adapter_has_beside_its_product_is_told_or_refused(tmp_path):
+    torch.save({"q.weight": torch.ones(4, 4)}, tmp_path / "base.pt")
+    tensors = {"q.lora_A.weight": torch.ones(2, 4), "q.lora_B.weight": torch.ones(4, 2), "q.lora_B.bias": torch.ones(4)}
+    folder = save_adapter(tmp_path / "adapter", tensors, init_lora_weights="lora_ga")
+    diff = diff_checkpoints(tmp_path / "base.pt", folder)
+    assert [one.l1 for one in diff.layers] == [2 * 3]
+    assert "initialised by lora_ga, which changes the base too" in " ".join(diff.notes)
+    save_adapter(folder, tensors | {"q.lora_diag.weight": torch.ones(2)})
+    with pytest.raises(ValueError, match="an adapter with 'lora_diag', which does more than add a product"):
+        diff_checkpoints(tmp_path / "base.pt", folder)
+
+
+def test_quantised_tensors_are_compared_with_their_scales(tmp_path):
+    def quantised(*scales):
+        if len(scales) == 1:
+            return torch.quantize_per_tensor(torch.ones(2, 3), *scales, 0, torch.qint8)
+        return torch.quantize_per_channel(torch.ones(2, 3), torch.tensor(scales), torch.zeros(2), 0, torch.qint8)
+
+    # Of the same integers, where 1 is out of range.
+    for scales, others in (((1e-4,), (1e-3,)), ((1e-4, 1e-4), (1e-4, 1e-3))):
+        base = state(0) | {"packed.weight": quantised(*scales)}
+        same = diff_checkpoints(*two(tmp_path, base, base))
+        assert (same.identical, same.others) == (True, [])
+        differ = diff_checkpoints(*two(tmp_path, base, base | {"packed.weight": quantised(*others)}))
+        assert (differ.identical, differ.others) == (False, ["packed.weight"])
+    diff = diff_checkpoints(*two(tmp_path, base | {"packed.weight": torch.ones(2, 3)}, base))
+    assert diff.left_out == {"packed": "it is torch.qint8 in TUNED"}
+
+
+def test_what_cannot_be_compared_neither_differs_nor_is_identical(tmp_path):
+    base = state(0) | {"table": torch.eye(3).to_sparse()}
+    diff = diff_checkpoints(*two(tmp_path, base, base))
+    assert (diff.identical, diff.others, [*diff.left_out]) == (False, [], ["table"])
+    assert statements(diff)[0] == "No layer moved: 2 layers are bit-identical."
+    assert "1 layer cannot be measured: table" in statements(diff)[1]
+
+
+def test_tied_tensors_have_all_their_names(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    tied, head = (torch.randn(5, 4, generator=generator) for _ in range(2))
+    base = {"wte.weight": tied, "lm_head.weight": tied}
+    # Tied in both, and stored under either name.
+    for names in (["wte", "lm_head"], ["lm_head"], ["lm_head", "wte"]):
+        diff = diff_checkpoints(*two(tmp_path, base, {f"model.{name}.weight": tied for name in names}))
+        assert diff.identical
+        assert len(diff.layers) == diff.pairs == 1
+        assert (diff.only_base, diff.only_tuned) == ([], [])
+    # Tied in one of them only.
+    untied = {"wte.weight": tied.clone(), "lm_head.weight": head}
+    for order in (1, -1):
+        sides = [base, untied][::order]
+        diff = diff_checkpoints(*two(tmp_path, *sides))
+        assert (diff.only_base, diff.only_tuned) == ([], [])
+        found = {one.layer: one for one in diff.layers}
+        assert found.keys() == {"wte", "lm_head"}
+        assert found["wte"].identical
+        check(found["lm_head"], *(side["lm_head.weight"] for side in sides))
+
+
+def test_what_only_one_has_is_not_identical(tmp_path):
+    base = state(0)
+    assert not diff_checkpoints(*two(tmp_path, base, base | {"new.bias": torch.ones(2)})).identical
+    diff = diff_checkpoints(*two(tmp_path, base, base | {"positions": torch.arange(3)}))
+    assert statements(diff)[0] == "BASE and TUNED are bit-identical: 4 tensors that both have, and no bit differs."
+    (one,) = diff_checkpoints(*two(tmp_path, {"fc.weight": torch.ones(2, 2)}, base | {"fc.weight": torch.ones(2, 2)}))[
+        2
+    ]
+    assert one.identical
+
+
+def test_a_cast_that_overflows_is_told(tmp_path):
+    base = {"large.weight": torch.full((2, 2), 1e6), "fc.weight": torch.full((2, 2), 1 + 2**-20)}
+    tuned = {"large.weight": torch.ones(2, 2).half(), "fc.weight": torch.tensor([[1, 1], [1, 2]]).half()}
+    words = statements(diff_checkpoints(*two(tmp_path, base, tuned)))
+    assert words[0].startswith("25 % of 4 elements in 1 layer moved. Measured as one layer, these have")
+    assert words[1] == "1 layer is not finite in BASE or TUNED, or after the cast to float16: large."
+    assert "alone changes 100 % of the elements, and 25 % differ after it where all are finite." in words[2]
+    del base["fc.weight"], tuned["fc.weight"]
+    words = statements(diff_checkpoints(*two(tmp_path, base, tuned)))
+    assert words[0].startswith("1 layer is not finite")
+    assert "alone changes 100 % of the elements. All" in words[1]
+    torch.save({"large.weight": torch.full((2, 2), torch.nan)}, tmp_path / "nan.pt")
+    words = statements(diff_checkpoints(tmp_path / "base.pt", tmp_path / "nan.pt"))
+    assert words == ["1 layer is not finite in BASE or TUNED: large."]
+
+
+def test_scales_of_quantised_weights_are_not_applied(tmp_path):
+    base = {"fc.weight": torch.ones(2, 2).to(torch.float8_e4m3fn), "fc.weight_scale_inv": torch.ones(1, 1)}
+    words = statements(diff_checkpoints(*two(tmp_path, base, base | {"fc.weight_scale_inv": 2 * torch.ones(1, 1)})))
+    assert any("l1, l2 and radial of these layers mean nothing" in line for line in words)
+    del base["fc.weight_scale_inv"]
+    assert not any("scales" in line for line in statements(diff_checkpoints(*two(tmp_path, base, base))))
+
+
+def test_a_layer_that_is_not_finite_does_not_hide_those_next_to_it(tmp_path):
+    ones = torch.ones(2, 2)
+    base = {f"blocks.{number}.weight": ones.clone() for number in range(144)}
+    lost = {f"blocks.{number}.weight": torch.nan * ones for number in (0, 2, 3)}
+    tuned = {name: 2 * weight for name, weight in base.items()} | lost
+    bars = profile(diff_checkpoints(*two(tmp_path, base, tuned))).splitlines()[1]
+    assert [position for position, bar in enumerate(bars) if bar == "?"] == [1]
+
+
+def test_any_encoding_of_the_terminal_will_do(tmp_path, monkeypatch):
+    paths = two(tmp_path, state(0), state(1))
+    out = io.TextIOWrapper(io.BytesIO(), encoding="cp1252")
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "argv", ["lightning-rwc", "diff", *map(str, paths)])
+    with pytest.raises(SystemExit, match="0"):
+        main()
+    out.flush()
+    assert b"elements in 2 layers moved" in out.buffer.getvalue()
 
 
 CHGNET = next((Path(place) for place in (getattr(find_spec("chgnet"), "submodule_search_locations", None) or ())), None)
