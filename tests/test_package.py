@@ -20,8 +20,8 @@ from lightning_rwc import RWCHistory
 from lightning_rwc.__main__ import main
 
 US = "lightning-rwc"
-# They come with PyTorch for CUDA and with Numba, in the one version that fits.
-BROUGHT = {"triton", "llvmlite"}
+# They come with PyTorch for CUDA, with Numba and with scikit-learn, in the version that fits.
+BROUGHT = {"triton", "llvmlite", "threadpoolctl"}
 
 # As if nothing were installed but us and what we bring: other packages are neither imported nor listed.
 ALONE = """

@@ -10,7 +10,7 @@ import numpy as np
 
 from lightning_rwc.extras import needs
 from lightning_rwc.weightscale.cluster_scores import agreement, chosen_number, separation, silhouette
-from lightning_rwc.weightscale.k_means import Labels, Table, k_means
+from lightning_rwc.weightscale.k_means import Labels, Table, k_means, one_thread
 from lightning_rwc.weightscale.layer_kinds import kinds_in_order
 from lightning_rwc.weightscale.preparation import (
     PROCEDURES,
@@ -316,6 +316,7 @@ def _check(procedure: str, of: str, k: int | None, seed: int) -> None:
         raise ValueError(f"`seed` must be from 0 to 2³² − 1, but got {seed}.")
 
 
+@one_thread()
 def _clustered(
     layers: list[str], runs: list[str], table: Table, *, procedure: str, of: str, k: int | None, seed: int
 ) -> LayerClusters:

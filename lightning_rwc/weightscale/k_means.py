@@ -2,6 +2,8 @@
 """K-means by scikit-learn."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeAlias
 
 import numpy as np
@@ -11,6 +13,16 @@ from lightning_rwc.extras import needs
 
 Table: TypeAlias = npt.NDArray[np.float64]
 Labels: TypeAlias = npt.NDArray[np.int_]
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let scikit-learn cluster in one thread. For a few points, threads take longer to meet than to compute."""
+    with needs("scikit-learn", extra="analysis", what="Clustering"):
+        import sklearn.cluster  # noqa: F401  # What is not loaded yet is not limited.
+        from threadpoolctl import threadpool_limits
+    with threadpool_limits(1):
+        yield
 
 
 def k_means(points: Table, k: int, starts: int, rng: np.random.Generator) -> tuple[Labels, float]:
