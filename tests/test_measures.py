@@ -435,7 +435,7 @@ def test_dora_and_models_without_adapters_have_no_value():
 def test_what_adapters_add_grows_from_zero(tmp_path):
     peft = pytest.importorskip("peft", reason="peft makes the adapters")
     model = net()
-    model.fc = peft.tuners.lora.Linear(model.fc, "default", peft.LoraConfig(r=2, lora_alpha=2), r=2, lora_alpha=2)
+    model = peft.inject_adapter_in_model(peft.LoraConfig(r=2, lora_alpha=2, target_modules=["fc"]), model)
     callback = RWCCallback(measures=["adapter"])
     before = AdapterChange()(LayerSelection().find(model))
     assert [value.item() for value in before.values()] == [0]
