@@ -132,8 +132,9 @@ class Ranges(SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(end - start))
         self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         self.end_headers()
-        self.wfile.write(content[start:end])
+        # Before the client can go on.
         self.server.sent.append((self.path.rpartition("/")[2], end - start))
+        self.wfile.write(content[start:end])
 
     def log_message(self, *args):
         pass
