@@ -161,7 +161,7 @@ def _compare(  # noqa: PLR0917
         moves.append({layer: _move(of) for layer, of in evidence.items() if of is not None})
         (after if relative_to == "initial" else before).close()
     if left_out:
-        message = f"The measurement leaves out weights that cannot be measured: {_listing(left_out)}."
+        message = f"The measurement leaves out weights that cannot be measured: {name_list(left_out)}."
         if not history.layers:
             raise ValueError(f"{message} There is no other layer to measure.")
         warnings.warn(message, stacklevel=3)
@@ -205,7 +205,7 @@ def _shapes(file: WeightFile, selection: LayerSelection, left_out: dict[str, str
     left_out |= not_measurable(file.parameters, selection)
     if not any(map(is_measurable, file.parameters.values())) and left_out:
         raise ValueError(
-            f"{file} has no weights that can be measured, only {_listing(left_out)}. Save the weights as dense "
+            f"{file} has no weights that can be measured, only {name_list(left_out)}. Save the weights as dense "
             "floating-point tensors (`tensor.to_dense()`, `tensor.dequantize()`)."
         )
     tracked = selection.find(file.parameters)
@@ -220,8 +220,8 @@ def _require_one_model(
         if shapes[before].keys().isdisjoint(shapes[after]):
             raise ValueError(
                 f"`paths` must be saved states of one model, but {before} and {after} have no tracked parameter "
-                f"name in common. The first has {_listing(shapes[before])}. The second has "
-                f"{_listing(shapes[after])}. If only a prefix differs, save one of them with the names of the other."
+                f"name in common. The first has {name_list(shapes[before])}. The second has "
+                f"{name_list(shapes[after])}. If only a prefix differs, save one of them with the names of the other."
             )
     if not any(shapes[before].items() & shapes[after].items() for before, after in pairs):
         before, after = pairs[0]
@@ -293,7 +293,7 @@ def _sums(previous: Tensor, current: Tensor, norm: Norm, by_units: bool) -> Tens
     return prepare_sums(flat[:1], flat[1:], [row_count(current)] if by_units else None)(norm, False)
 
 
-def _listing(names: Mapping[str, object]) -> str:
+def name_list(names: Mapping[str, object]) -> str:
     """The first few names, each with its reason if the value is one."""
     items = [f"{name!r} ({reason})" if isinstance(reason, str) else repr(name) for name, reason in names.items()]
     more = len(items) - _NAMES_IN_ERROR

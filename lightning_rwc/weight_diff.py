@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_rwc.adapters import Adapter, Factors, adapter_at, has_factors, is_adapter
 from lightning_rwc.bits import flat, same_bits
-from lightning_rwc.checkpoints import not_measurable
+from lightning_rwc.checkpoints import name_list, not_measurable
 from lightning_rwc.diff_result import LayerDiff, WeightDiff
 from lightning_rwc.functional import Sums, change_ratio, common_dtype, is_measurable
 from lightning_rwc.layers import LayerFilter, LayerSelection
@@ -208,19 +208,21 @@ class _Comparison:
         remedy = f"Try `--strip-prefix {hint}`" if hint else "Say with `--map OLD=NEW` what TUNED calls OLD of BASE"
         return (
             f"`base` and `tuned` must be states of one model, but {self._before} and {self._after} have no name in "
-            f"common. The first has {_listing(earlier)}. The second has {_listing(later)}. {remedy}."
+            f"common. The first has {name_list(earlier)}. The second has {name_list(later)}. {remedy}."
         )
 
     def _nothing_measured(self, reshaped: Mapping[str, object]) -> str:
         reasons = [f"{name!r}: {reason}" for name, reason in self._left_out.items()]
-        what = f"have other shapes ({_listing(reshaped)})" if reshaped else f"cannot be measured ({'; '.join(reasons)})"
+        what = (
+            f"have other shapes ({name_list(reshaped)})" if reshaped else f"cannot be measured ({'; '.join(reasons)})"
+        )
         return f"There is no layer to compare in {self._before} and {self._after}: all that are chosen {what}."
 
 
 def _one(argument: str, path: str | PathLike[str]) -> WeightFile:
     files = find_weight_files(path)
     if len(files) != 1:
-        found = _listing(dict.fromkeys(map(str, files)))
+        found = name_list(dict.fromkeys(map(str, files)))
         raise ValueError(
             f"`{argument}` must give one state of a model, but {str(path)!r} gives {len(files)}: {found}. Name one."
         )
@@ -295,8 +297,3 @@ def _total(measured: Sequence[tuple[LayerDiff, Tensor]]) -> LayerDiff:
 def _names_of(dtypes: tuple[torch.dtype, torch.dtype]) -> tuple[str, str]:
     first, second = (str(dtype).removeprefix("torch.") for dtype in dtypes)
     return first, second
-
-
-def _listing(names: Mapping[str, object]) -> str:
-    shown = ", ".join(map(repr, [*names][:5])) or "none"
-    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

@@ -43,10 +43,11 @@ class TransformersTraining(Training):
         # checkpoint. All of them are names of the functions that are running, and have been for years.
         frame: FrameType | None = sys._getframe()
         while frame is not None:
-            owner, path = frame.f_locals.get("self"), frame.f_locals.get("resume_from_checkpoint")
+            owner: Any = frame.f_locals.get("self")
+            path = frame.f_locals.get("resume_from_checkpoint")
             names = class_names(owner)
             if "CallbackHandler" in names and not self.callbacks:
-                self.callbacks = owner.callbacks  # type: ignore[union-attr]
+                self.callbacks = owner.callbacks
             if "Trainer" in names and self._trainer in (None, owner):
                 self._trainer = owner
                 self._trial = frame.f_locals.get("trial") if self._trial is None else self._trial
