@@ -100,9 +100,10 @@ def _basis(results: Results) -> str:
     images = results.settings["data"]["subset"]
     accuracy = ", ".join(f"{100 * share:.1f}" for share in results.accuracy())
     paper = CLAIMS[results.architecture, results.data].accuracy
+    failed = "".join(f"; seed {run['seed']} failed ({100 * run['test_top1']:.1f} %)" for run in results.failed)
     return (
         f"{seeds} seed{'s' if seeds > 1 else ''}, {epochs} epochs, {f'{images:,}' if images else 'all'} images, "
-        f"{results.precision}, test accuracy {accuracy} % (paper: {100 * paper:g} %)"
+        f"{results.precision}, test accuracy {accuracy} % (paper: {100 * paper:g} %){failed}"
     )
 
 

@@ -70,7 +70,7 @@ def write_report(out: Path) -> Path:
         for claim, layers in parts.items()
     }
     tables = {
-        "runs": pd.DataFrame(results.runs),
+        "runs": pd.DataFrame([*results.runs, *results.failed]),
         "verdicts": _verdicts(judgements, trends),
         "comparisons": _comparisons(judgements),
         "groups": _groups(results),

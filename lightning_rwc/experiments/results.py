@@ -26,6 +26,8 @@ RECORDED = {
     "elementwise, equal samples": "rwc_sample",
 }
 """What each run records, and the name of its table. Tables of norms have the prefix of their tags as names."""
+FAILED_SHARE = 0.5
+"""A run has failed if its accuracy is below this share of the best run's."""
 LAYERS = "layers.csv"
 SETTINGS = "settings.yaml"
 FINISHED = "finished.json"
@@ -61,9 +63,13 @@ def history_file(folder: Path, recording: str) -> Path:
 class Results:
     """The finished runs of one experiment.
 
+    Runs that have failed are left out of all attributes but ``failed``. A network that has not learned says nothing of
+    how layers learn.
+
     Attributes:
         settings: the settings of model, data and training.
         runs: the final values of each seed: ``seed``, ``test_top1``, ``test_top5``, …
+        failed: the same for the runs that are left out, see :data:`FAILED_SHARE`.
         layers: names of the layers, in definition order.
         sizes: the number of weights of each layer, or ``nan`` if the folder does not say.
         curves: recording to an array of shape ``(seeds, epochs, layers)``. It has every norm, and each further
@@ -73,6 +79,7 @@ class Results:
 
     settings: dict[str, Any]
     runs: list[dict[str, Any]]
+    failed: list[dict[str, Any]]
     layers: list[str]
     sizes: Array
     curves: dict[str, Array]
@@ -130,6 +137,9 @@ def load_results(out: Path) -> Results:
         raise FileNotFoundError(f"{out} has no finished run.")
     ended = {folder: json.loads((folder / FINISHED).read_text(encoding="utf-8")) for folder in folders}
     folders.sort(key=lambda folder: ended[folder]["seed"])
+    least = FAILED_SHARE * max(run["test_top1"] for run in ended.values())
+    failed = [ended[folder] for folder in folders if ended[folder]["test_top1"] < least]
+    folders = [folder for folder in folders if ended[folder] not in failed]
     histories = {
         name: [RWCHistory.load(history_file(folder, name)) for folder in folders]
         for name in RECORDED
@@ -147,6 +157,7 @@ def load_results(out: Path) -> Results:
     return Results(
         yaml.safe_load((out / SETTINGS).read_text(encoding="utf-8")),
         [ended[folder] for folder in folders],
+        failed,
         layers,
         _sizes(out / LAYERS, layers),
         {name: np.stack([one.reordered(layers).values for one in runs]) for name, runs in histories.items()},

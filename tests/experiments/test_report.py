@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
 import re
 
 import numpy as np
@@ -99,6 +100,16 @@ def test_too_early_is_said_with_its_reason(tmp_path):
     assert "The folder does not say how large the layers are" in page
     assert 'class="does not hold"' not in page
     assert 'class="holds"' not in page
+
+
+def test_a_run_that_is_left_out_is_named(tmp_path):
+    store(tmp_path / "run", LEVELS)
+    file = tmp_path / "run" / "seed_1" / "finished.json"
+    file.write_text(json.dumps({"seed": 1, "test_top1": 0.1, "test_top5": 0.5}))
+    page = report(tmp_path / "run")
+    assert "seed 1: its accuracy of 0.1000 is less than half of the best seed's" in page
+    assert "2 seeds (0, 2)" in page
+    assert list(pd.read_csv(tmp_path / "run" / "runs.csv").seed) == [0, 2, 1]
 
 
 def other_settings(change):

@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
+import json
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -61,6 +63,18 @@ def test_layers_are_matched_by_name(tmp_path):
     results = load_results(tmp_path / "run")
     np.testing.assert_array_equal(results.curves["rotation"], table)
     np.testing.assert_array_equal(results.sizes, SIZES)
+
+
+@pytest.mark.parametrize(("accuracy", "kept"), [(0.1, [0, 1]), (0.43, [0, 1]), (0.45, [0, 1, 2])])
+def test_a_run_that_has_not_learned_is_left_out(accuracy, kept, tmp_path):
+    table = store(tmp_path / "run", LEVELS)["l1"]
+    file = tmp_path / "run" / "seed_2" / "finished.json"
+    file.write_text(json.dumps({"seed": 2, "test_top1": accuracy, "test_top5": 0.5}))
+    results = load_results(tmp_path / "run")  # the others have 0.88
+    assert results.seeds == kept
+    assert [run["seed"] for run in results.failed] == [seed for seed in (0, 1, 2) if seed not in kept]
+    np.testing.assert_array_equal(results.curves["l1"], table[kept])
+    assert len(results.accuracy()) == len(kept)
 
 
 def test_older_folders_are_read(tmp_path):
