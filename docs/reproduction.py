@@ -84,7 +84,8 @@ def parts() -> str:
     rows = []
     for name in alexnet_parts.finished():
         record = alexnet_parts.load(name)
-        ratios = [_ratio(*record.ratios[norm]) for norm in alexnet_parts.NORMS]
+        learns = record.accuracy > 0.5
+        ratios = [_ratio(*record.ratios[norm]) if learns else "does not learn" for norm in alexnet_parts.NORMS]
         rows.append([name, f"{record.accuracy:.1%}", *ratios])
     return marked.table(
         ["AlexNet", "test accuracy", *(f"early / middle, {norm}" for norm in alexnet_parts.NORMS)], rows

@@ -59,6 +59,35 @@ def test_upheaval_is_growth_and_slowdown_over_the_square_of_time():
     assert upheaval(calm) == -math.inf
 
 
+def shrinking(change, turns, rates=0.1):
+    """Each layer shrinks by ``change`` and turns by ``turns`` times as much."""
+    turns = np.array(turns) * change
+    return moves(np.hypot(change, turns), turns, growths=-change, rates=rates, steps=469)
+
+
+def test_a_network_that_only_decays_has_died():
+    """The numbers are those of seed 1234 of the authors' AlexNet, see docs/reproduction.md."""
+    alive, dead = shrinking(0.2, [1.5, 1.2, 1.0]), shrinking(0.0459, [1e-5, 2e-3, 0.025])
+    dying = shrinking(0.0459, [1e-3, 2e-3, 0.05])
+    said = trends_of(alive, dying, *[dead] * 5, rule="only_decay")[2]
+    assert said == [[], [], [], [], [0, 1, 2], [0, 1, 2], [0, 1, 2]]
+    trends, kinds, said = trends_of(*[alive] * 4, *[dead] * 4, rule="only_decay")
+    assert said == [[]] * 7 + [[0, 1, 2]]  # half of the steps
+    assert "for half of the 3,752 steps or more" in RULES["only_decay"].message(trends, kinds, np.ones(3, dtype=bool))
+
+
+def test_a_network_has_not_died_while_a_layer_turns_or_grows_or_the_schedule_ends():
+    one_learns = shrinking(0.0459, [1e-5, 1e-5, 0.04])
+    grows = moves([0.01] * 3, [1e-5] * 3, growths=[-0.01, -0.01, 0.01])
+    unknown = moves([0.01] * 3, [math.nan] * 3, growths=math.nan)
+    for row in (one_learns, grows, unknown):
+        assert trends_of(*[row] * 6, rule="only_decay")[2] == [[]] * 6
+    learns, tail = shrinking(0.05, [1.0] * 3), shrinking(1e-4, [1e-5] * 3, rates=1e-3)
+    assert trends_of(learns, *[tail] * 9, rule="only_decay")[2] == [[]] * 10
+    still = moves([0.0, 0.01, 0.01], [0.0, 1e-5, 1e-5], growths=[0.0, -0.01, -0.01])
+    assert trends_of(*[still] * 3, rule="only_decay")[2][-1] == [1, 2]
+
+
 @pytest.mark.parametrize(("norms", "found"), [("none", True), ("batch", False)])
 def test_a_learning_rate_is_high_if_weights_grow_at_once(norms, found):
     kinds = Kinds(np.zeros(3, dtype=np.intp), norms=norms)

@@ -40,6 +40,8 @@ FALL = 1.5
 BURST = 1.2
 # So many are enough if no other layer rises with it, and it is not a matter of a few steps, which are noisy.
 BURST_ALONE = 0.8
+# Where only weight decay moves a layer, it turns by less than this share of its change.
+TURNING = 0.03
 # A layer is compared with so many others, over so many windows or measurements.
 LAYERS, WINDOWS, MEASUREMENTS = 4, 3, 10
 
@@ -121,6 +123,25 @@ def _learning_rate_low_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> 
         f"Likely the learning rate is too low. At this rate no layer will have moved by more than "
         f"{_expected_path(trends):.1g} of its size at the end of the run. Raise the learning rate 10 times. "
         "If this continues a training that was nearly finished, it may be meant."
+    )
+
+
+def _only_decay(trends: Trends, kinds: Kinds) -> Chosen:
+    known = np.isfinite(trends.turning)
+    if not trends.ends_window or not known.any():
+        return _nowhere(trends)
+    alone = (known <= (trends.turning < TURNING) & (trends.shrinking > 0)).all()
+    trends.windows_decaying = trends.windows_decaying + 1 if alone else 0
+    # A training that ends long after it has fitted its data comes to this too.
+    return known & (trends.windows_decaying >= max(WINDOWS, trends.windows / 2))
+
+
+def _only_decay_message(trends: Trends, kinds: Kinds, chosen: Chosen) -> str:
+    return (
+        f"Likely the network has died: for half of the {trends.steps:,} steps or more, hardly anything but weight "
+        "decay has moved the layers. They shrink and do not turn, so gradients are close to 0. Look at the loss. If it "
+        "does not fall, divide the learning rate by 3 to 10, warm it up, or clip gradients. If it is close to 0, the "
+        "data are fitted, and training can stop."
     )
 
 
@@ -232,6 +253,7 @@ _STUCK = frozenset({"nothing_moves", "rounded_away", "no_gradient", "non_finite"
 LIKELY = (
     LikelyRule("learning_rate_high", _learning_rate_high, _learning_rate_high_message, explained_by=_UPHEAVALS),
     LikelyRule("learning_rate_low", _learning_rate_low, _learning_rate_low_message, explained_by=_STUCK),
+    LikelyRule("only_decay", _only_decay, _only_decay_message, explained_by=_UPHEAVALS | _STUCK),
     LikelyRule("vanishing", _vanishing, _vanishing_message, explained_by=_UPHEAVALS),
     LikelyRule("out_of_line", _out_of_line, _out_of_line_message, once=False, explained_by=_UPHEAVALS),
     LikelyRule("burst", _burst, _burst_message, once=False, explained_by=_UPHEAVALS),

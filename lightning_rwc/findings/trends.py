@@ -59,9 +59,12 @@ class Trends:
         "peak": np.nan,
         "rotation_peak": np.nan,
         "recent": 0.0,
+        "turning": np.nan,
+        "shrinking": 0.0,
         "out_of_line": 0.0,
         "behind": 0.0,
         "_path_before": 0.0,
+        "_growth_before": 0.0,
         "_highest_pace": np.nan,
         "_highest_rate": 0.0,
         "_moved": 0.0,
@@ -91,12 +94,18 @@ class Trends:
     """The same for rotation."""
     recent: Numbers
     """The sum of relative weight changes a step in the last window."""
+    turning: Numbers
+    """Rotation over relative weight change, in the last window. ``nan`` like :attr:`rotation_pace`, and if the layer
+    stood still."""
+    shrinking: Numbers
+    """Whether the norm fell in the last window."""
     out_of_line: Numbers
     """For how many windows in a row each layer has been out of line."""
     behind: Numbers
     """For how many windows each layer has been behind those of its kind since it began; ``-inf`` if not in all."""
 
     _path_before: Numbers
+    _growth_before: Numbers
     _highest_pace: Numbers
     _highest_rate: Numbers
     _moved: Numbers
@@ -121,6 +130,8 @@ class Trends:
         """The highest median of :attr:`growth` at the end of a window."""
         self.windows_behind = 0
         """For how many windows in a row the first layers have been far behind the last ones."""
+        self.windows_decaying = 0
+        """For how many windows in a row weight decay alone has moved the layers."""
         self._measurements = 0
         self._window_steps = 0
         for name in self._FIELDS:
@@ -177,6 +188,9 @@ class Trends:
         )
         self.peak = np.fmax(self.peak, self.window_pace)
         self.rotation_peak = np.fmax(self.rotation_peak, self.rotation_pace)
+        self.turning = np.where(tail | (self._moved == 0), np.nan, self._rotated / self._moved)
+        self.shrinking = (self.growth < self._growth_before).astype(float)
+        self._growth_before = self.growth
         self.recent = (self.path - self._path_before) / self._window_steps
         self._path_before = self.path
         self.first_window = self.first_window or self.steps
