@@ -86,7 +86,7 @@ def parts() -> str:
         record = alexnet_parts.load(name)
         learns = record.accuracy > 0.5
         ratios = [_ratio(*record.ratios[norm]) if learns else "does not learn" for norm in alexnet_parts.NORMS]
-        rows.append([name, f"{record.accuracy:.1%}", *ratios])
+        rows.append([name, f"{100 * record.accuracy:.1f} %", *ratios])
     return marked.table(
         ["AlexNet", "test accuracy", *(f"early / middle, {norm}" for norm in alexnet_parts.NORMS)], rows
     )
