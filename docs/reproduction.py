@@ -4,7 +4,8 @@
     python -m docs.reproduction
 
 The folder of an experiment, such as `docs/experiments/alexnet-fashion-mnist`, is what `lightning-rwc reproduce` leaves
-with `--out docs/experiments`. Its report goes to a temporary folder. Tables and one picture are taken from it.
+with `--out docs/experiments`. Its report goes to a temporary folder. Tables and one picture are taken from it. Runs
+that are shorter than the authors' are in folders of their own, such as `docs/experiments/three_epochs`.
 """
 
 import math
@@ -41,12 +42,13 @@ def experiments(pictures: Path) -> dict[str, Experiment]:
     with tempfile.TemporaryDirectory() as place:
         # All together, because some claims compare data sets.
         shutil.copytree(EXPERIMENTS, place, dirs_exist_ok=True)
-        for out in sorted(path.parent for path in Path(place).glob(f"*/{SETTINGS}")):
+        for out in sorted(path.parent for path in Path(place).rglob(SETTINGS)):
             write_report(out)
             tables = {name: pd.read_csv(out / f"{name}.csv") for name in ("comparisons", "verdicts", "depth_or_size")}
-            shutil.copy(out / "groups.png", pictures / f"reproduction_{out.name}.png")
-            found[out.name] = Experiment(load_results(out), tables)
-    return found
+            name = "_".join(out.relative_to(place).parts)
+            shutil.copy(out / "groups.png", pictures / f"reproduction_{name}.png")
+            found[name] = Experiment(load_results(out), tables)
+    return dict(sorted(found.items(), key=lambda item: item[1].results.settings["epochs"]))
 
 
 def section(name: str, experiment: Experiment) -> str:
@@ -66,7 +68,7 @@ def section(name: str, experiment: Experiment) -> str:
 
 def claims(found: Mapping[str, Experiment]) -> str:
     """Return the table of all claims of the paper, with the verdict by l1 and its basis."""
-    authors = [one for one in found.values() if one.results.like == "authors"]
+    authors = [one for one in found.values() if one.results.like == "authors"]  # the longest last
     run = {(one.results.architecture, one.results.data): one for one in authors}
     rows = []
     for (architecture, data), claim in CLAIMS.items():
