@@ -130,7 +130,7 @@ def _only_decay(trends: Trends, kinds: Kinds) -> Chosen:
     known = np.isfinite(trends.turning)
     if not trends.ends_window or not known.any():
         return _nowhere(trends)
-    alone = (known <= (trends.turning < TURNING) & (trends.shrinking > 0)).all()
+    alone = ((trends.turning < TURNING) & (trends.shrinking > 0))[known].all()
     trends.windows_decaying = trends.windows_decaying + 1 if alone else 0
     # A training that ends long after it has fitted its data comes to this too.
     return known & (trends.windows_decaying >= max(WINDOWS, trends.windows / 2))

@@ -71,7 +71,8 @@ class Freezer(Callback):
     """Freezes blocks when a policy says so, and records what that saves."""
 
     def __init__(self, policy, rwc):
-        self._policy, self._rwc, self._rates, self._measured = policy, rwc, [], []
+        self._policy, self._rwc, self._rates = policy, rwc, []
+        self.per_rate = []  # rotations per learning rate: measurements x blocks
         self.frozen, self.seconds, self.epochs, self.bytes = {}, 0.0, [], []
 
     def on_train_epoch_start(self, trainer, pl_module):
@@ -91,8 +92,8 @@ class Freezer(Callback):
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
         rotations = self._rwc and self._rwc.histories["rotation"]
-        if rotations and len(rotations) > len(self._measured):
-            self._measured.append(rotations.values[-1] / np.sum(self._rates, axis=0))
+        if rotations and len(rotations) > len(self.per_rate):
+            self.per_rate.append(rotations.values[-1] / np.sum(self._rates, axis=0))
             self._rates.clear()
 
     def on_validation_start(self, trainer, pl_module):
@@ -100,11 +101,6 @@ class Freezer(Callback):
 
     def on_validation_end(self, trainer, pl_module):
         self.epochs.append((self.seconds, trainer.callback_metrics["accuracy"].item()))
-
-    @property
-    def per_rate(self):
-        """The rotations of all blocks per learning rate: measurements x blocks."""
-        return self._measured
 
 
 def freeze(block):
