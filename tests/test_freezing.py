@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from docs import freezing
 from tests.benchmarks.freezing import policies, training
 from tests.benchmarks.freezing.networks import NETWORKS
 
@@ -106,3 +107,23 @@ def test_bytes_that_a_linear_layer_keeps():
     assert training.kept_bytes(task, batch) == 4 * 50 * 4 + 4 * 10 * 4 + 4 * 8 + 4
     task.net[0].requires_grad_(False)
     assert training.kept_bytes(task, batch) == 0
+
+
+def test_the_page_has_the_tables_of_the_committed_trainings():
+    page = freezing.PAGE.read_text(encoding="utf-8")
+    for name, table in freezing.tables(*freezing.runs()).items():
+        assert f"<!-- {name} -->\n\n{table}\n\n<!-- end -->" in page
+
+
+def test_what_the_page_says_of_the_frozen_blocks():
+    table, _ = freezing.runs()
+    evidence = table[table["policy"] == "evidence"]
+    frozen = [[time for time in times if time < 1] for times in evidence["times"]]
+    whole = [one for one, times in zip(frozen, evidence["times"], strict=True) if 0 <= len(times) - 1 - len(one) <= 1]
+    assert (len(frozen), sum(map(bool, frozen)), len(whole)) == (36, 27, 21)
+    assert max(max(one) - min(one) for one in whole) < 0.25
+    first_only = np.array([len(one) == 1 for one in frozen])
+    assert first_only.sum() == 6
+    assert evidence["operations saved"][first_only].max() < 0.0235
+    lost = evidence["points"][first_only & (evidence["network"] == "transformer")]
+    assert (round(lost.max(), 1), round(lost.min(), 1)) == (-0.8, -4.2)
