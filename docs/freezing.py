@@ -46,11 +46,11 @@ def runs() -> tuple[pd.DataFrame, pd.DataFrame]:
     return table, pilot
 
 
-def _seconds_to(runs: Iterable[Any], targets: Iterable[float]) -> npt.NDArray[np.float64]:
-    """When the accuracy of each run first reached its target; infinite if never."""
+def _seconds_to(curves: Iterable[Any], targets: Iterable[float]) -> npt.NDArray[np.float64]:
+    """When the accuracy of each training first reached its target; infinite if never."""
     found = [
         next((seconds for seconds, accuracy in epochs if accuracy >= target), math.inf)
-        for epochs, target in zip(runs, targets, strict=True)
+        for epochs, target in zip(curves, targets, strict=True)
     ]
     return np.array(found)
 
@@ -59,19 +59,18 @@ def comparison(table: pd.DataFrame, by: list[str]) -> str:
     """Return what each policy does to time, accuracy, updates and memory, as Markdown."""
     rows = []
     for key, group in table.groupby(by, sort=False):
-        found = {policy: group[group["policy"] == policy] for policy in POLICIES}
-        rows += [[*key, policy, str(len(one)), *_cells(one)] for policy, one in found.items() if len(one)]
+        found = ((policy, group[group["policy"] == policy]) for policy in POLICIES)
+        rows += [[*key, policy, str(len(one)), *_cells(one)] for policy, one in found if len(one)]
     header = ["policy", "trainings", "time", "accuracy, points", "time to target", "updates saved", "activations kept"]
     return marked.table([*by, *header], rows)
 
 
 def _cells(one: pd.DataFrame) -> list[str]:
-    reached = np.isfinite(one["time to target"])
-    median = f"{one['time to target'].median():.2f}" if reached.mean() > 0.5 else "not reached"
+    median, reached = one["time to target"].median(), np.isfinite(one["time to target"])
     return [
         _limits(geometric_interval(one["time"]), "{:.2f}"),
         _limits(interval(one["points"]), "{:+.2f}"),
-        f"{median} ({reached.sum()})",
+        f"{f'{median:.2f}' if math.isfinite(median) else 'not reached'} ({reached.sum()})",
         f"{one['updates saved'].mean():.0%}",
         f"{one['memory'].mean():.0%}",
     ]
@@ -99,7 +98,7 @@ def against_schedules(table: pd.DataFrame) -> str:
 
 def _limits(found: Interval, form: str) -> str:
     limits = f"{form} [{form}, {form}]" if math.isfinite(found.low) else form
-    return limits.format(*found).replace("-", "−")
+    return limits.format(*(round(number, 2) + 0.0 for number in found)).replace("-", "−")  # + 0.0: no minus zero
 
 
 def picture(table: pd.DataFrame) -> Figure:

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
 from docs import freezing
@@ -73,7 +74,7 @@ def test_the_operations_of_a_convolution():
 @pytest.mark.integration
 @pytest.mark.parametrize("optimizer", training.OPTIMIZERS)
 def test_what_is_frozen_stands_still(optimizer, monkeypatch, tmp_path):
-    monkeypatch.setitem(training.DATA, "digits", ("digits", 512, 128, 2))
+    monkeypatch.setitem(training.DATA, "digits", ("digits", 512, 128, 3))
     seen = []
 
     class Watch(training.Freezer):
@@ -90,13 +91,13 @@ def test_what_is_frozen_stands_still(optimizer, monkeypatch, tmp_path):
     widths = [1, 16, 32, 64, 64, 128, 128, 128, 128]
     sizes = [9 * before * after + 3 * after for before, after in itertools.pairwise(widths)]  # with bias and norm
     assert row["updates saved"] == pytest.approx(0.5 * sum(sizes[:2]) / (sum(sizes) + 129 * 10))
-    assert len(seen) == 8
+    assert len(seen) == 12
     for block, moves in enumerate([False, False, *[True] * 7]):
-        for name in seen[4][block]:
-            assert not torch.equal(seen[0][block][name], seen[4][block][name])
-            assert torch.equal(seen[4][block][name], seen[-1][block][name]) != moves
-    assert (np.array(rotations)[5:, :2] == 0).all()
-    assert (np.array(rotations)[5:, 2:] > 0).all()
+        for name in seen[6][block]:
+            assert not torch.equal(seen[0][block][name], seen[6][block][name])
+            assert torch.equal(seen[6][block][name], seen[-1][block][name]) != moves  # a validation lies between
+    assert (np.array(rotations)[7:, :2] == 0).all()
+    assert (np.array(rotations)[7:, 2:] > 0).all()
 
 
 def test_bytes_that_a_linear_layer_keeps():
@@ -127,3 +128,27 @@ def test_what_the_page_says_of_the_frozen_blocks():
     assert evidence["operations saved"][first_only].max() < 0.0235
     lost = evidence["points"][first_only & (evidence["network"] == "transformer")]
     assert (round(lost.max(), 1), round(lost.min(), 1)) == (-0.8, -4.2)
+    most = evidence[(evidence["updates saved"] > 0.2) & (evidence["data"] == "Fashion-MNIST")]
+    assert (len(most), round(most["points"].max(), 2), round(most["points"].min(), 2)) == (6, -1.65, -6.87)
+
+
+def test_what_the_page_says_of_each_network():
+    page, (table, _) = freezing.PAGE.read_text(encoding="utf-8"), freezing.runs()
+    for network in ["VGG-11", "transformer"]:
+        lost = -table[(table["network"] == network) & (table["policy"] == "evidence")]["points"]
+        reach = scipy.stats.t.ppf(0.975, len(lost) - 1) * lost.std() / math.sqrt(len(lost))
+        said = f"{lost.mean():.1f} [{lost.mean() - reach:.1f}, {lost.mean() + reach:.1f}]"
+        assert said in page.replace(" points of accuracy", "")
+
+
+def test_the_baseline_was_seldom_ready_when_most_was_frozen():
+    table, _ = freezing.runs()
+    ready = []
+    for _, one in table.groupby(freezing.CELL):
+        rows = {row["policy"]: row for row in one.to_dict("records")}
+        times = [time for time in rows["evidence"]["times"] if time < 1]
+        if len(times) >= len(rows["evidence"]["times"]) - 2 > 0:
+            accuracies = [accuracy for _, accuracy in rows["baseline"]["epochs"]]
+            reached = next(epoch for epoch, a in enumerate(accuracies, 1) if a >= 0.99 * accuracies[-1])
+            ready.append(reached / len(accuracies) <= max(times))
+    assert (len(ready), sum(ready)) == (21, 7)

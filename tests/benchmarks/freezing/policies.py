@@ -24,7 +24,8 @@ class Fixed:
     Args:
         times: when each block is frozen; 1 for never.
         own_cosine: whether the learning rate of a block falls to 0 at its own time, from a start that is so much higher
-            that its sum stays the same (FreezeOut, arXiv 1706.04983). Otherwise all blocks follow one cosine.
+            that its sum stays the same (FreezeOut, arXiv 1706.04983). It grows if that time is only a few steps away.
+            Otherwise all blocks follow one cosine.
 
     """
 
