@@ -135,10 +135,12 @@ def test_what_the_page_says_of_the_frozen_blocks():
 def test_what_the_page_says_of_each_network():
     page, (table, _) = freezing.PAGE.read_text(encoding="utf-8"), freezing.runs()
     for network in ["VGG-11", "transformer"]:
-        lost = -table[(table["network"] == network) & (table["policy"] == "evidence")]["points"]
-        reach = scipy.stats.t.ppf(0.975, len(lost) - 1) * lost.std() / math.sqrt(len(lost))
-        said = f"{lost.mean():.1f} [{lost.mean() - reach:.1f}, {lost.mean() + reach:.1f}]"
-        assert said in page.replace(" points of accuracy", "")
+        evidence = table[(table["network"] == network) & (table["policy"] == "evidence")]
+        each = -evidence["points"]
+        for lost in (each, each.groupby([evidence["data"], evidence["optimizer"]]).mean()):
+            reach = scipy.stats.t.ppf(0.975, len(lost) - 1) * lost.std() / math.sqrt(len(lost))
+            said = f"{lost.mean():.1f} [{lost.mean() - reach:.1f}, {lost.mean() + reach:.1f}]".replace("-", "−")
+            assert said in " ".join(page.replace(" points", "").replace(" of accuracy", "").split())
 
 
 def test_the_baseline_was_seldom_ready_when_most_was_frozen():
