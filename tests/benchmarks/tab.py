@@ -7,6 +7,7 @@ import sys
 import tempfile
 import time
 from contextlib import contextmanager
+from functools import partial
 from urllib.request import urlopen
 
 import numpy as np
@@ -32,12 +33,13 @@ def tab(repeats, quick):
     loads, starts = [], []
     with tempfile.TemporaryDirectory() as cache:
         environ = {**os.environ, "PYTHONPYCACHEPREFIX": cache, "PYTHONDONTWRITEBYTECODE": ""}
-        for _ in range(repeats + 1):  # the first one compiles
+        start = partial(subprocess.run, [sys.executable, "-c", _START], check=True, capture_output=True, env=environ)
+        start()  # compiles
+        for _ in range(repeats):
             begin = time.perf_counter()
-            run = subprocess.run([sys.executable, "-c", _START], check=True, capture_output=True, env=environ)
+            loads.append(float(start().stdout))
             starts.append(1e3 * (time.perf_counter() - begin))
-            loads.append(float(run.stdout))
-    rows = {"RWC": summary(loads[1:]) | {"share %": 100 * float(np.median(np.divide(loads, starts)[1:]))}}
+    rows = {"RWC": summary(loads) | {"share %": 100 * float(np.median(np.divide(loads, starts)))}}
     yield "start", "of the import of TensorBoard and its plugins", rows
 
     layers, steps = (30, 100) if quick else (300, 1000)
